@@ -1,0 +1,287 @@
+"""Typed options of a training run, read from YAML and the command line.
+
+Configuration stops at the door of ``engine``: the models and the data below it take plain keyword arguments.
+jsonargparse does the reading: unknown keys are errors, ``1e-4`` is a number, and ``--help`` prints the docstrings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser
+
+Precision = Literal["fp64", "fp32", "bf16", "fp16"]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a ``ValueError`` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Args:
+        name: A timm model name, such as timesformer_small_patch16_224.
+        pattern: How the attentions interleave: a scheme (divided, joint, …) or a pattern such as 'ts' or 's*3 j'.
+        pretrained: Start from the weights that timm knows for this name (a path can be given in `args` as
+            `pretrained_cfg_overlay: {file: PATH}`).
+        args: Further keyword arguments of the model, such as `{depth: 3, embed_dim: 64, global_pool: avg}`; everything
+            that timm's VisionTransformer takes is allowed.
+    """
+
+    name: str = "timesformer_base_patch16_224"
+    pattern: str = "ts"
+    pretrained: bool = False
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        homes = {
+            "pattern": "model.pattern",
+            "pretrained": "model.pretrained",
+            "num_frames": "data.num_frames",
+            "img_size": "data.img_size",
+            "num_classes": "the classes of the data",
+        }
+        for key in self.args:
+            require(key not in homes, f"model.args.{key}: this is set by {homes.get(key)}; remove it from model.args")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The videos and how clips are cut from them.
+
+    Args:
+        root: Folder of the CSV manifests below; the paths inside a manifest are relative to it.
+        train: Manifest of the training split, with columns path and label, and optionally pair.
+        val: Manifest of the split that selects the best epoch.
+        test: Manifest of the split read once, at the end, with the best epoch's weights; null for none.
+        multi_label: Labels are sets of class names joined by ';', and every class is scored by itself.
+        decoder: Video reader: decord, pyav or pytorchvideo; auto takes decord where it is installed, else pyav.
+        num_frames: Frames a clip; null for the number the model is made for.
+        stride: Distance between the frames of a clip, in frames of the video (ignored by `sampling: segments`).
+        sampling: dense cuts a run of frames `stride` apart; segments takes one frame from each of `num_frames` equal
+            parts of the video.
+        img_size: Height and width of a clip, in pixels; null for the size the model is made for.
+        scale: Training crops cover this range of the frame's area; [1, 1] takes the frame as it is, resized.
+        ratio: Aspect ratios (width / height) of training crops.
+        hflip: Probability of mirroring a training clip. Leave it 0 where left and right are different classes.
+        num_workers: Processes that read videos ahead, in every training process; 0 reads in the training process.
+        cache_mb: Memory for decoded videos in every reading process, in MiB; small data is then decoded once a run.
+    """
+
+    root: Path
+    train: str = "train.csv"
+    val: str = "val.csv"
+    test: str | None = "test.csv"
+    multi_label: bool = False
+    decoder: Literal["auto", "decord", "pyav", "pytorchvideo"] = "auto"
+    num_frames: int | None = None
+    stride: int = 1
+    sampling: Literal["dense", "segments"] = "dense"
+    img_size: int | tuple[int, int] | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    hflip: float = 0.0
+    num_workers: int = 0
+    cache_mb: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.num_frames is None or self.num_frames > 0, f"data.num_frames={self.num_frames} is not positive")
+        require(self.stride > 0, f"data.stride={self.stride} is not positive")
+        low, high = self.scale
+        require(0 < low <= high <= 1, f"data.scale={list(self.scale)}: give 0 < low <= high <= 1")
+        low, high = self.ratio
+        require(0 < low <= high, f"data.ratio={list(self.ratio)}: give 0 < low <= high")
+        require(0 <= self.hflip <= 1, f"data.hflip={self.hflip} is not a probability")
+        require(self.num_workers >= 0, f"data.num_workers={self.num_workers} is negative")
+        require(self.cache_mb >= 0, f"data.cache_mb={self.cache_mb} is negative")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer, made by timm: norms, biases and embeddings are free of weight decay.
+
+    Args:
+        name: An optimizer of timm, such as adamw, sgd, lamb or muon.
+        lr: Learning rate at its peak, for the global batch as given: never rescaled.
+        weight_decay: Weight decay.
+        momentum: Momentum, for the optimizers that have one.
+        layer_decay: Factor on the learning rate from each layer to the one below it, for fine-tuning; null for none.
+        args: Further keyword arguments of the optimizer, such as `{betas: [0.9, 0.95]}`.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    layer_decay: float | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"optim.lr={self.lr} is not positive")
+        require(self.weight_decay >= 0, f"optim.weight_decay={self.weight_decay} is negative")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over time, made by timm and set anew for every update.
+
+    Args:
+        name: A schedule of timm: cosine, constant, multistep, step, poly, tanh, wsd.
+        warmup_epochs: Epochs of linear warm-up, counted within `epochs`; fractions are allowed.
+        warmup_lr: Learning rate at the first update of the warm-up.
+        min_lr: Learning rate at the end of schedules that decay to one.
+        milestones: Epochs at which multistep multiplies the learning rate by `decay_rate`.
+        decay_epochs: Epochs between the steps of step, or epochs of the final decay of wsd; null for timm's default.
+        decay_rate: Factor of step and multistep; power of poly.
+    """
+
+    name: Literal["cosine", "constant", "multistep", "step", "poly", "tanh", "wsd"] = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_lr: float = 1e-6
+    min_lr: float = 0.0
+    milestones: tuple[int, ...] = ()
+    decay_epochs: float | None = None
+    decay_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.warmup_epochs >= 0, f"schedule.warmup_epochs={self.warmup_epochs} is negative")
+        require(self.name != "multistep" or bool(self.milestones), "schedule.name=multistep needs schedule.milestones")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How often and with how many views a video is scored.
+
+    Args:
+        every: Epochs between evaluations on the validation split; 0 for the last epoch only.
+        num_clips: Clips a video, evenly spaced in time.
+        num_crops: Crops a clip, evenly spaced along the longer side: 1 (centre) or 3.
+        batch_size: Clips a forward pass, in every process; null for the share of a training batch.
+    """
+
+    every: int = 1
+    num_clips: int = 1
+    num_crops: int = 1
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, f"evaluation.every={self.every} is negative")
+        require(self.num_clips > 0, f"evaluation.num_clips={self.num_clips} is not positive")
+        require(self.num_crops > 0, f"evaluation.num_crops={self.num_crops} is not positive")
+        require(self.batch_size is None or self.batch_size > 0, "evaluation.batch_size is not positive")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Args:
+        output: Folder of the run: config.yaml, environment.json, metrics.jsonl, best/, last/, and result.json at the end.
+        data: The videos and how clips are cut from them.
+        model: The network.
+        optim: The optimizer.
+        schedule: The learning rate over time.
+        evaluation: How often and with how many views a video is scored.
+        seed: Decides the weights, the order, the augmentation and the dropout.
+        epochs: Passes over the training split. The last samples that do not fill a batch are left out; every epoch
+            shuffles anew.
+        batch_size: Clips an update, over all processes together.
+        accumulate: Forward and backward passes an update; saves memory, changes nothing else.
+        precision: fp32, or bf16 / fp16 autocast; fp64 is for checking numbers.
+        clip_grad: Greatest norm of the gradient, over all parameters; null for no clipping.
+        label_smoothing: Share of the target that is spread over all classes (single-label data only).
+        threads: Computing threads a process; 0 for $OMP_NUM_THREADS where it is set, else the cores shared out among the
+            processes of this machine.
+        world_size: Number of processes you mean to start; another number is refused. null accepts any.
+        overwrite: Replace a finished run in `output`.
+        progress: Show a progress bar (on a terminal) or a line an epoch (elsewhere).
+    """
+
+    output: Path
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seed: int = 0
+    epochs: int = 10
+    batch_size: int = 64
+    accumulate: int = 1
+    precision: Precision = "fp32"
+    clip_grad: float | None = None
+    label_smoothing: float = 0.0
+    threads: int = 0
+    world_size: int | None = None
+    overwrite: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed={self.seed} is negative")
+        require(self.epochs > 0, f"epochs={self.epochs} is not positive")
+        require(self.batch_size > 0, f"batch_size={self.batch_size} is not positive")
+        require(self.accumulate > 0, f"accumulate={self.accumulate} is not positive")
+        require(self.clip_grad is None or self.clip_grad > 0, f"clip_grad={self.clip_grad} is not positive")
+        require(0 <= self.label_smoothing < 1, f"label_smoothing={self.label_smoothing} is not in [0, 1)")
+        require(
+            not (self.data.multi_label and self.label_smoothing),
+            f"label_smoothing={self.label_smoothing} smooths one label a video; set it to 0 for data.multi_label",
+        )
+        require(
+            self.schedule.warmup_epochs < self.epochs,
+            f"schedule.warmup_epochs={self.schedule.warmup_epochs} leaves nothing of epochs={self.epochs}",
+        )
+        require(self.threads >= 0, f"threads={self.threads} is negative")
+
+
+def train_parser() -> ArgumentParser:
+    """The command line of training: every field of ``TrainConfig``, dotted, on top of ``--config FILE`` s."""
+    parser = ArgumentParser(
+        prog="train",
+        usage="%(prog)s --config FILE --output DIR [--option VALUE …]",
+        description="Train a video model. Options below override the files given by --config, the last one first.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="A YAML file with any of the options below.")
+    parser.add_class_arguments(TrainConfig, as_group=False)
+    return parser
+
+
+def parse_train_config(argv: Sequence[str] | None = None) -> TrainConfig:
+    """Read a training configuration from command line words.
+
+    Args:
+        argv: Words such as ``["--config", "a.yaml", "--model.pattern", "ts"]``; ``None`` for the process's own.
+
+    Raises:
+        SystemExit: An option is unknown, mistyped or out of range; the reason is printed.
+    """
+    parser = train_parser()
+    options = parser.parse_args(argv)
+    try:
+        made = parser.instantiate(options)
+        return TrainConfig(**{f.name: made[f.name] for f in dataclasses.fields(TrainConfig)})
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def dump_config(config: object) -> str:
+    """Write a configuration as YAML which ``--config`` reads back to an equal one."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
+    return yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
