@@ -1,0 +1,239 @@
+"""One way to read frames from a video file, whichever library decodes it.
+
+Every decoder answers the same four questions, and frame ``i`` is the same picture from all of them: the i-th frame of
+one sequential decode, upright. Where a library is known to return a neighbour instead, its class refuses the file and
+names a decoder that reads it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timesformer_plus.data.containers import INDEXED, DecodeError, identify, index_frames, open_container
+
+__all__ = [
+    "DecodeError",
+    "Decoder",
+    "DecoderName",
+    "DecordDecoder",
+    "Frames",
+    "PyAVDecoder",
+    "PyTorchVideoDecoder",
+    "open_video",
+    "resolve_decoder",
+]
+
+Frames = NDArray[np.uint8]
+DecoderName = Literal["auto", "decord", "pyav", "pytorchvideo"]
+
+
+class Decoder(Protocol):
+    """An open video."""
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames can be read."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Average frames per second; 0 where the file does not say."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the frames, in pixels."""
+        ...
+
+    def read(self, indices: Sequence[int]) -> Frames:
+        """Decode frames by index, in the order asked for; an index may come again.
+
+        Args:
+            indices: Frame numbers in ``range(num_frames)``, N of them, at least one.
+
+        Returns:
+            RGB, uint8, (N, height, width, 3).
+
+        Raises:
+            IndexError: No index, or one outside ``range(num_frames)``.
+            DecodeError: A frame that cannot be decoded.
+        """
+        ...
+
+
+def open_video(path: str | Path, decoder: DecoderName = "auto") -> Decoder:
+    """Open a video file.
+
+    Args:
+        path: The file.
+        decoder: ``"decord"``, ``"pyav"``, ``"pytorchvideo"``, or ``"auto"`` for the best that is installed.
+
+    Returns:
+        The open video.
+
+    Raises:
+        ImportError: The decoder is not installed.
+        DecodeError: The file is not a readable video.
+        ValueError: An unknown decoder name.
+    """
+    return _DECODERS[resolve_decoder(decoder)](Path(path))
+
+
+def resolve_decoder(decoder: str) -> DecoderName:
+    """Name the decoder that ``decoder`` stands for on this machine, so that it can be recorded and stays the same.
+
+    Args:
+        decoder: A ``DecoderName``. ``"auto"`` is decord where it is installed, else PyAV.
+
+    Returns:
+        A name other than ``"auto"``.
+
+    Raises:
+        ImportError: It is not installed.
+        ValueError: An unknown name.
+    """
+    if decoder == "auto":
+        for name in ("decord", "pyav"):
+            if not _not_installed(name):
+                return name
+        raise ImportError("no video decoder is installed; run `pip install decord`, or `pip install av`")
+    if decoder not in _DECODERS:
+        raise ValueError(f"decoder={decoder!r} is unknown; allowed are {', '.join(map(repr, get_args(DecoderName)))}")
+    if packages := _not_installed(decoder):
+        raise ImportError(
+            f"decoder={decoder!r} needs {' and '.join(packages)}, not installed here; run "
+            f"`pip install {' '.join(packages)}`, or take decoder='auto' for one that is"
+        )
+    return cast(DecoderName, decoder)
+
+
+class DecordDecoder:
+    """Frames by decord: the fastest; exact on H.264, HEVC and VP9 in mp4, mov, mkv and webm, refuses the rest."""
+
+    def __init__(self, path: Path) -> None:
+        import decord
+
+        container = identify(path)
+        if container not in INDEXED:
+            raise DecodeError(path, f"decord returns wrong frames from {container} files; use decoder='pyav'")
+        self.path = path
+        try:
+            # the least fault_tol above 0: decord otherwise fills a damaged frame with the last good one, silently
+            self._reader: Any = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-9)
+            self.num_frames = len(self._reader)
+            self.fps = float(self._reader.get_avg_fps())
+        except (RuntimeError, AssertionError) as error:
+            raise DecodeError(path, f"decord cannot open it ({_first_line(error)})") from error
+        # decord tells the size of a frame only with the frame
+        height, width, _ = self.read([0])[0].shape
+        self.size = (height, width)
+
+    def read(self, indices: Sequence[int]) -> Frames:
+        """See ``Decoder.read``."""
+        _check_indices(self.path, indices, self.num_frames)
+        try:
+            batch = self._reader.get_batch(list(indices))
+        except (RuntimeError, AssertionError) as error:
+            raise DecodeError(self.path, f"decord cannot read frames {list(indices)} ({_first_line(error)})") from error
+        # decord's own array, or a tensor once pytorchvideo has switched decord's bridge for the whole process
+        return cast(Frames, batch.asnumpy() if hasattr(batch, "asnumpy") else batch.numpy())
+
+
+class PyAVDecoder:
+    """Frames by PyAV, always decoded from the start: exact wherever FFmpeg is, slow far into a long video."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._index = index_frames(path)
+        self.num_frames = self._index.num_frames
+        self.fps = self._index.fps
+        self.size = self._index.size
+
+    def read(self, indices: Sequence[int]) -> Frames:
+        """See ``Decoder.read``."""
+        _check_indices(self.path, indices, self.num_frames)
+        wanted, last = set(indices), max(indices)
+        pictures: dict[int, Frames] = {}
+        with open_container(self.path, self._index.container) as opened:
+            for i, frame in enumerate(opened.decode(video=0)):
+                if i in wanted:
+                    pictures[i] = _upright(cast(Frames, frame.to_ndarray(format="rgb24")), self._index.rotation)
+                if i == last:
+                    break
+        if len(pictures) < len(wanted):
+            lost = min(wanted - pictures.keys())
+            raise DecodeError(self.path, f"frame {lost} of {self.num_frames} could not be decoded; the file is damaged")
+        return np.stack([pictures[i] for i in indices])
+
+
+class PyTorchVideoDecoder:
+    """Frames by pytorchvideo's ``EncodedVideo`` with its PyAV backend; refuses AVI and MPEG-TS.
+
+    It reads spans of seconds, so an index is turned into the exact time of its frame first. Everything between the
+    first and the last frame asked for is decoded, and held as float32: meant for short clips and for parity with code
+    that builds on pytorchvideo.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from pytorchvideo.data.encoded_video import EncodedVideo
+
+        self.path = path
+        self._index = index_frames(path)
+        if self._index.times is None:
+            reason = f"pytorchvideo returns wrong frames from {self._index.container} files; use decoder='pyav'"
+            raise DecodeError(path, reason)
+        self._times = self._index.times
+        try:
+            self._video: Any = EncodedVideo.from_path(str(path), decode_audio=False, decoder="pyav")
+        except (RuntimeError, OSError) as error:
+            raise DecodeError(path, f"pytorchvideo cannot open it ({_first_line(error)})") from error
+        self.num_frames = self._index.num_frames
+        self.fps = self._index.fps
+        self.size = self._index.size
+
+    def read(self, indices: Sequence[int]) -> Frames:
+        """See ``Decoder.read``."""
+        _check_indices(self.path, indices, self.num_frames)
+        first, last = min(indices), max(indices)
+        # the end of the span is exclusive: one tick after the last frame's time
+        video = self._video.get_clip(self._times[first], self._times[last] + self._index.tick)["video"]
+        found = 0 if video is None else video.shape[1]
+        if found != last - first + 1:
+            reason = (
+                f"pytorchvideo read {found} frames from {first} to {last}; the file is damaged, or try decoder='pyav'"
+            )
+            raise DecodeError(self.path, reason)
+        chosen = video[:, [i - first for i in indices]].permute(1, 2, 3, 0).byte().numpy()
+        return np.stack([_upright(picture, self._index.rotation) for picture in chosen])
+
+
+_DECODERS: dict[str, Callable[[Path], Decoder]] = {
+    "decord": DecordDecoder,
+    "pyav": PyAVDecoder,
+    "pytorchvideo": PyTorchVideoDecoder,
+}
+# modules that each imports -> what pip calls them, where that differs
+_MODULES = {"decord": ("decord",), "pyav": ("av",), "pytorchvideo": ("pytorchvideo", "av")}
+
+
+def _not_installed(decoder: str) -> list[str]:
+    return [module for module in _MODULES[decoder] if importlib.util.find_spec(module) is None]
+
+
+def _check_indices(path: Path, indices: Sequence[int], num_frames: int) -> None:
+    if not indices or min(indices) < 0 or max(indices) >= num_frames:
+        raise IndexError(f"{path}: frames {list(indices)} asked for; allowed are 0 to {num_frames - 1}, at least one")
+
+
+def _upright(picture: Frames, turns: int) -> Frames:
+    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
