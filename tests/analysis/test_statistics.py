@@ -1,0 +1,130 @@
+"""Intervals worked by hand, and their coverage in simulation."""
+
+import math
+
+import numpy as np
+import pytest
+
+from timesformer_plus.analysis.statistics import mean_interval, paired_difference
+
+
+def test_interval_worked_by_hand():
+    # mean 3, deviations -1 0 1, variance 2/2 = 1, standard error 1/sqrt(3), t(0.975, df 2) = 4.302653 (tables)
+    interval = mean_interval([2.0, 3.0, 4.0])
+    assert interval.mean == 3.0
+    assert interval.std == pytest.approx(1.0)
+    assert interval.n == 3
+    assert interval.low == pytest.approx(3 - 4.302653 / math.sqrt(3), abs=1e-6)
+    assert interval.high == pytest.approx(3 + 4.302653 / math.sqrt(3), abs=1e-6)
+
+
+def test_interval_of_two_values():
+    # std = 0.2 / sqrt(2), standard error 0.1, t(0.975, df 1) = 12.706205 (tables)
+    interval = mean_interval([0.4, 0.6])
+    assert interval.low == pytest.approx(0.5 - 1.2706205, abs=1e-6)
+    assert interval.high == pytest.approx(0.5 + 1.2706205, abs=1e-6)
+
+
+def test_interval_follows_the_confidence():
+    # t(0.95, df 2) = 2.919986 (tables)
+    interval = mean_interval([2.0, 3.0, 4.0], confidence=0.9)
+    assert interval.high == pytest.approx(3 + 2.919986 / math.sqrt(3), abs=1e-6)
+
+
+def test_bounds_cut_the_interval_and_not_the_mean():
+    interval = mean_interval([0.9, 1.0], bounds=(0.0, 1.0))
+    assert (interval.mean, interval.high) == (pytest.approx(0.95), 1.0)
+    assert interval.low == pytest.approx(0.95 - 12.706205 * 0.05, abs=1e-6)
+
+
+def test_one_seed_has_no_interval():
+    interval = mean_interval([0.7])
+    assert interval.mean == 0.7
+    assert (interval.low, interval.high, interval.std, interval.n) == (None, None, None, 1)
+
+
+def test_equal_values_give_an_interval_of_no_width():
+    interval = mean_interval([0.5, 0.5, 0.5])
+    assert (interval.low, interval.high, interval.std) == (0.5, 0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [([], "no values"), ([0.5, math.nan], "finite"), ([0.5, math.inf], "finite")],
+)
+def test_interval_refuses_what_has_no_mean(values, message):
+    with pytest.raises(ValueError, match=message):
+        mean_interval(values)
+
+
+def test_interval_refuses_percent_where_fractions_are_meant():
+    with pytest.raises(ValueError, match="fractions, not percent"):
+        mean_interval([55.0, 60.0], bounds=(0, 1))
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
+def test_confidence_is_a_fraction(confidence):
+    with pytest.raises(ValueError, match="confidence"):
+        mean_interval([1.0, 2.0], confidence=confidence)
+
+
+def test_paired_difference_worked_by_hand():
+    # shared seeds 0 1 2: differences 1 2 3, mean 2, std 1, se 1/sqrt(3), t = 2 sqrt(3) = 3.4641, df 2:
+    # p = 1 - t / sqrt(t^2 + 2) = 1 - 3.4641 / sqrt(14) = 0.0741799 (closed form of the t distribution with df 2)
+    difference = paired_difference({0: 2.0, 1: 4.0, 2: 6.0, 9: 100.0}, {0: 1.0, 1: 2.0, 2: 3.0, 5: -7.0})
+    assert difference.n == 3
+    assert difference.mean == pytest.approx(2.0)
+    assert difference.p == pytest.approx(1 - math.sqrt(12) / math.sqrt(14), abs=1e-9)
+    assert difference.low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
+    assert difference.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
+
+
+def test_pairing_cancels_what_a_seed_does_to_both():
+    luck = {0: -0.2, 1: 0.0, 2: 0.2, 3: 0.1}
+    jitter = {0: 0.001, 1: -0.001, 2: 0.0, 3: 0.0}
+    difference = paired_difference({s: 0.6 + luck[s] + jitter[s] for s in luck}, {s: 0.5 + luck[s] for s in luck})
+    unpaired = mean_interval(0.6 + luck[s] for s in luck)
+    assert difference.high - difference.low < 0.02 * (unpaired.high - unpaired.low)
+    assert difference.p < 1e-4
+
+
+def test_one_shared_seed_has_neither_interval_nor_p():
+    difference = paired_difference({0: 0.6, 1: 0.7}, {1: 0.4, 2: 0.1})
+    assert difference.mean == pytest.approx(0.3)
+    assert (difference.low, difference.high, difference.p, difference.n) == (None, None, None, 1)
+
+
+def test_equal_differences_have_no_p():
+    # 0.3 - 0.1 and 0.4 - 0.2 differ in the last bit; that is no spread
+    difference = paired_difference({0: 0.3, 1: 0.4, 2: 0.9}, {0: 0.1, 1: 0.2, 2: 0.7})
+    assert difference.p is None
+    assert difference.mean == pytest.approx(0.2)
+
+
+def test_paired_difference_needs_a_shared_seed():
+    with pytest.raises(ValueError, match=r"no shared seed: values have \[0\], the reference has \[1\]"):
+        paired_difference({0: 1.0}, {1: 1.0})
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_intervals_cover_at_their_nominal_rate(n):
+    # 4000 sweeps of n seeds around a known mean: the rate itself has a standard error of sqrt(.95 * .05 / 4000) = .0034
+    sweeps, truth = 4000, 0.7
+    samples = np.random.default_rng(n).normal(truth, 0.03, (sweeps, n))
+    covered = 0
+    for sample in samples:
+        interval = mean_interval(sample)
+        covered += interval.low <= truth <= interval.high
+    assert covered / sweeps == pytest.approx(0.95, abs=4 * 0.0034)
+    # the usual 1.96 standard errors would not have passed
+    half = 1.96 * samples.std(axis=1, ddof=1) / math.sqrt(n)
+    assert (np.abs(samples.mean(axis=1) - truth) <= half).mean() < 0.95 - 4 * 0.0034
+
+
+def test_two_equal_variants_differ_at_the_nominal_rate_only():
+    sweeps, n = 2000, 3
+    scores = np.random.default_rng(0).normal(0.6, 0.05, (sweeps, 2, n))
+    false_alarms = sum(
+        paired_difference(dict(enumerate(ours)), dict(enumerate(theirs))).p < 0.05 for ours, theirs in scores
+    )
+    assert false_alarms / sweeps == pytest.approx(0.05, abs=4 * 0.0049)  # sqrt(.05 * .95 / 2000) = .0049
