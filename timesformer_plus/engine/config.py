@@ -15,6 +15,9 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentParser
 
+from timesformer_plus.data.dataset import Sampling
+from timesformer_plus.data.decoders import DecoderName
+
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 
 
@@ -67,14 +70,16 @@ class DataConfig:
         decoder: Video reader: decord, pyav or pytorchvideo; auto takes decord where it is installed, else pyav.
         num_frames: Frames a clip; null for the number the model is made for.
         stride: Distance between the frames of a clip, in frames of the video (ignored by `sampling: segments`).
-        sampling: dense cuts a run of frames `stride` apart; segments takes one frame from each of `num_frames` equal
+        sampling: stride cuts a run of frames `stride` apart; segments takes one frame from each of `num_frames` equal
             parts of the video.
         img_size: Height and width of a clip, in pixels; null for the size the model is made for.
-        scale: Training crops cover this range of the frame's area; [1, 1] takes the frame as it is, resized.
-        ratio: Aspect ratios (width / height) of training crops.
+        scale: Smallest and largest share of the frame's area that a training crop covers, before it is resized; null
+            keeps the scale: the frame is resized until it just covers `img_size`, and cropped at a random place.
+        ratio: Smallest and largest width / height of training crops, for `scale`.
         hflip: Probability of mirroring a training clip. Leave it 0 where left and right are different classes.
         num_workers: Processes that read videos ahead, in every training process; 0 reads in the training process.
-        cache_mb: Memory for decoded videos in every reading process, in MiB; small data is then decoded once a run.
+        cache_mb: Memory for decoded videos, in MB (10^6 bytes), for each split in every reading process; small data is
+            then decoded once a run.
     """
 
     root: Path
@@ -82,12 +87,12 @@ class DataConfig:
     val: str = "val.csv"
     test: str | None = "test.csv"
     multi_label: bool = False
-    decoder: Literal["auto", "decord", "pyav", "pytorchvideo"] = "auto"
+    decoder: DecoderName = "auto"
     num_frames: int | None = None
     stride: int = 1
-    sampling: Literal["dense", "segments"] = "dense"
+    sampling: Sampling = "stride"
     img_size: int | tuple[int, int] | None = None
-    scale: tuple[float, float] = (1.0, 1.0)
+    scale: tuple[float, float] | None = None
     ratio: tuple[float, float] = (0.75, 4 / 3)
     hflip: float = 0.0
     num_workers: int = 0
@@ -96,8 +101,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.num_frames is None or self.num_frames > 0, f"data.num_frames={self.num_frames} is not positive")
         require(self.stride > 0, f"data.stride={self.stride} is not positive")
-        low, high = self.scale
-        require(0 < low <= high <= 1, f"data.scale={list(self.scale)}: give 0 < low <= high <= 1")
+        low, high = self.scale or (1.0, 1.0)
+        require(0 < low <= high <= 1, f"data.scale={[low, high]}: give 0 < low <= high <= 1, or null")
         low, high = self.ratio
         require(0 < low <= high, f"data.ratio={list(self.ratio)}: give 0 < low <= high")
         require(0 <= self.hflip <= 1, f"data.hflip={self.hflip} is not a probability")
@@ -185,7 +190,8 @@ class TrainConfig:
     """A training run.
 
     Args:
-        output: Folder of the run: config.yaml, environment.json, metrics.jsonl, best/, last/, and result.json at the end.
+        output: Folder of the run: config.yaml, environment.json, metrics.jsonl, best/, last/, and at the end
+            result.json.
         data: The videos and how clips are cut from them.
         model: The network.
         optim: The optimizer.
@@ -199,8 +205,8 @@ class TrainConfig:
         precision: fp32, or bf16 / fp16 autocast; fp64 is for checking numbers.
         clip_grad: Greatest norm of the gradient, over all parameters; null for no clipping.
         label_smoothing: Share of the target that is spread over all classes (single-label data only).
-        threads: Computing threads a process; 0 for $OMP_NUM_THREADS where it is set, else the cores shared out among the
-            processes of this machine.
+        threads: Computing threads a process; 0 for $OMP_NUM_THREADS where it is set, else the cores shared out among
+            the processes of this machine.
         world_size: Number of processes you mean to start; another number is refused. null accepts any.
         overwrite: Replace a finished run in `output`.
         progress: Show a progress bar (on a terminal) or a line an epoch (elsewhere).
@@ -273,7 +279,7 @@ def parse_train_config(argv: Sequence[str] | None = None) -> TrainConfig:
         parser.error(str(error))
 
 
-def dump_config(config: object) -> str:
+def dump_config(config: TrainConfig) -> str:
     """Write a configuration as YAML which ``--config`` reads back to an equal one."""
 
     def plain(value: Any) -> Any:
@@ -283,5 +289,4 @@ def dump_config(config: object) -> str:
             return [plain(item) for item in value]
         return str(value) if isinstance(value, Path) else value
 
-    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
     return yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,100 @@
+"""Which clips an update sees: a function of (seed, epoch, step) alone, without any state of a loader.
+
+Every process cuts its share out of the same global batch, so the numbers do not depend on how many processes there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+Key = tuple[int, int, int]  # (epoch, index of the video, view)
+
+
+def mix_seed(*parts: int | str) -> int:
+    """Hash seeds, counters and names into one seed, the same on every machine (Python's ``hash`` of a ``str`` is not).
+
+    Args:
+        parts: What the randomness is a function of, such as ``(seed, "dropout", step, rank)``.
+
+    Returns:
+        A number in ``[0, 2**63)``.
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class GlobalBatches(Sampler[list[Key]]):
+    """This process's share of every global batch, for the whole run.
+
+    With 7 videos, ``batch_size=4`` and two processes, an epoch is one update: if its order begins ``5 2 0 6``, process
+    0 reads ``5 2`` and process 1 ``0 6``; the other three videos wait for the next epoch's shuffle.
+
+    Args:
+        num_samples: Videos in the training split.
+        batch_size: Clips an update, over all processes and micro-batches.
+        epochs: Passes over the split.
+        seed: Seed of the order.
+        rank: Number of this process.
+        world_size: Number of processes.
+        accumulate: Micro-batches an update.
+
+    Raises:
+        ValueError: The batch cannot be shared out evenly, or the split does not fill one batch.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        shares = world_size * accumulate
+        if batch_size % shares:
+            near = max(batch_size // shares, 1) * shares
+            raise ValueError(
+                f"{batch_size=} is the number of clips over all processes; it cannot be shared out evenly among "
+                f"{world_size} processes x {accumulate} micro-batches; {near} can"
+            )
+        if num_samples < batch_size:
+            raise ValueError(f"the training split has {num_samples} videos, fewer than {batch_size=}; lower batch_size")
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.accumulate = accumulate
+        self.micro_size = batch_size // shares
+        self.steps_per_epoch = num_samples // batch_size
+
+    def order(self, epoch: int) -> list[int]:
+        """The order of an epoch: a permutation of all videos."""
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, "order", epoch))
+        order: list[int] = torch.randperm(self.num_samples, generator=generator).tolist()
+        return order
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """Yield ``accumulate`` micro-batches of this process for every update, epoch after epoch."""
+        for epoch in range(self.epochs):
+            order = self.order(epoch)
+            for step in range(self.steps_per_epoch):
+                for micro in range(self.accumulate):
+                    start = step * self.batch_size + (micro * self.world_size + self.rank) * self.micro_size
+                    yield [(epoch, index, 0) for index in order[start : start + self.micro_size]]
+
+    def __len__(self) -> int:
+        return self.epochs * self.steps_per_epoch * self.accumulate
+
+
+def evaluation_keys(num_samples: int, num_views: int, *, rank: int = 0, world_size: int = 1) -> list[Key]:
+    """All views of every ``world_size``-th video from ``rank`` on: shares may differ by one video, none is padded."""
+    return [(0, index, view) for index in range(rank, num_samples, world_size) for view in range(num_views)]

@@ -1,0 +1,119 @@
+"""A trained model as a folder that timm loads: ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
+
+Its config.json holds, besides what timm writes, the class names (``label_names``) and under ``clips`` the recipe by
+which videos become clips. A folder is complete or not there: it is written under another name and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+from safetensors.torch import load_file
+from timm.models import save_for_hf
+from torch import nn
+
+import timesformer_plus.models  # noqa: F401  registers the models with timm
+from timesformer_plus.engine.build import ClipRecipe
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+RECIPE_KEY = "clips"
+
+
+class Checkpoint(NamedTuple):
+    """A model with what is needed to use it."""
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    recipe: ClipRecipe
+
+
+def save_checkpoint(folder: Path, model: nn.Module, *, classes: Sequence[str], recipe: ClipRecipe) -> None:
+    """Write a model to ``folder``, replacing an older checkpoint there.
+
+    Args:
+        folder: Where to; created.
+        model: A model made by ``timm.create_model``.
+        classes: Names of its classes.
+        recipe: How its clips are made.
+
+    Raises:
+        ValueError: ``folder`` exists and is not a checkpoint.
+    """
+    if folder.exists() and not (folder / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"{folder} is not a checkpoint and will not be replaced; move it away or choose another output"
+        )
+    with _replacing(folder) as staged:
+        model_config = {
+            "label_names": list(classes),
+            "pretrained_cfg": {
+                "mean": recipe.mean,
+                "std": recipe.std,
+                "input_size": (3, *recipe.img_size),
+                "crop_pct": 1.0,  # frames are resized until they just cover the crop
+            },
+            RECIPE_KEY: dataclasses.asdict(recipe),
+        }
+        save_for_hf(model, str(staged), model_config=model_config, safe_serialization=True)
+        for file in staged.iterdir():
+            file.chmod(0o644)  # safetensors writes 0600
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder which takes the place of ``folder`` if the block succeeds, and vanishes if not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-new-", dir=folder.parent))
+    old = staged.with_name(staged.name.replace("-new-", "-old-"))
+    try:
+        staged.chmod(0o755)  # mkdtemp makes 0700
+        yield staged
+        # a folder cannot be renamed onto a full one: for the moment between these two the old one has another name
+        if folder.exists():
+            folder.rename(old)
+        staged.rename(folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        if old.exists() and folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Copy the weights of a checkpoint into a model of the same making, strictly."""
+    model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Load a model that ``save_checkpoint`` wrote.
+
+    Raises:
+        ValueError: ``folder`` is not such a checkpoint.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {CONFIG_FILE}; give the best/ or last/ folder of a training run")
+    config = json.loads(path.read_text())
+    if RECIPE_KEY not in config or "label_names" not in config:
+        raise ValueError(
+            f"{path} does not say how videos become clips (keys {RECIPE_KEY!r} and 'label_names'), "
+            "so it was not written by tools/train.py; load it with timm.create_model instead"
+        )
+    # JSON has lists where the recipe has tuples
+    stored: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in config[RECIPE_KEY].items()
+    }
+    recipe = ClipRecipe(**stored)
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return Checkpoint(model, tuple(config["label_names"]), recipe)

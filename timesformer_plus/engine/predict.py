@@ -1,0 +1,88 @@
+"""Name what a video shows, with a trained model."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from accelerate import PartialState
+from jsonargparse import ArgumentParser
+
+from timesformer_plus.data.decoders import DecodeError, DecoderName
+from timesformer_plus.data.manifests import Manifest, Sample
+from timesformer_plus.engine.build import build_test_dataset
+from timesformer_plus.engine.checkpoint import load_checkpoint
+from timesformer_plus.engine.evaluate import predict_views
+
+
+def predict(
+    model: Path,
+    video: Path,
+    *,
+    topk: int = 5,
+    num_clips: int | None = None,
+    num_crops: int | None = None,
+    decoder: DecoderName = "auto",
+) -> list[tuple[str, float]]:
+    """Score one video, with the frames, size and normalisation that the model was trained with.
+
+    Args:
+        model: Checkpoint folder, such as RUN/best.
+        video: A video file.
+        topk: How many classes to name.
+        num_clips: Clips, evenly spaced in time, that the answer is the mean of; null for as many as in training's
+            evaluation.
+        num_crops: Crops a clip; null for as many as in training's evaluation.
+        decoder: Video reader: decord, pyav or pytorchvideo; auto takes decord where it is installed, else pyav.
+
+    Returns:
+        Class names with their probabilities in 0..1, most probable first. The probabilities of all classes sum to one,
+        except those of a multi-label model, where every class has its own.
+
+    Raises:
+        ValueError: ``model`` is not a checkpoint, or ``topk`` is not positive.
+        DecodeError: The video cannot be read.
+    """
+    if topk < 1:
+        raise ValueError(f"{topk=} is not positive; how many classes shall be named?")
+    network, classes, recipe = load_checkpoint(Path(model))
+    recipe = dataclasses.replace(
+        recipe, num_clips=num_clips or recipe.num_clips, num_crops=num_crops or recipe.num_crops
+    )
+    unknown = (0,) * len(classes) if recipe.multi_label else 0  # the true label: not looked at
+    manifest = Manifest((Sample(str(video), Path(video), unknown),), classes, recipe.multi_label)
+    dataset = build_test_dataset(manifest, recipe, decoder=decoder)
+    predictions = predict_views(network.to(PartialState().device), dataset, batch_size=dataset.num_views)
+    probabilities, order = predictions.probabilities[0].sort(descending=True, stable=True)
+    ranked = zip(order.tolist(), probabilities.tolist(), strict=True)
+    return [(classes[index], probability) for index, probability in ranked][:topk]
+
+
+def print_predictions(video: Path, predictions: list[tuple[str, float]]) -> None:
+    """Print predictions as a table with bars."""
+    from rich.bar import Bar
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("class", "probability", "", title=str(video))
+    table.columns[1].justify = "right"
+    for name, probability in predictions:
+        table.add_row(name, f"{100 * probability:.1f} %", Bar(1.0, 0.0, probability, width=30))
+    Console().print(table)
+
+
+def main() -> None:
+    """The command line of ``tools/predict.py``."""
+    parser = ArgumentParser(
+        prog="predict", description="Name what a video shows, with a trained model.", allow_abbrev=False
+    )
+    parser.add_argument("video", type=Path, help="A video file.")
+    parser.add_function_arguments(predict, skip={"video", "model"}, as_group=False)
+    parser.add_argument("--model", type=Path, required=True, help="Checkpoint folder, such as RUN/best.")
+    options = parser.parse_args()
+    try:
+        predictions = predict(**options.as_dict())
+    except (ValueError, ImportError, DecodeError) as error:
+        sys.exit(f"error: {error}")
+    print_predictions(options.video, predictions)

@@ -1,0 +1,327 @@
+"""Train a model: ``python -m timesformer_plus.engine.train --config FILE --output DIR``, alone or under torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+from torch.utils.data import DataLoader
+
+from timesformer_plus.data.dataset import Clip, VideoDataset
+from timesformer_plus.data.decoders import DecodeError, resolve_decoder
+from timesformer_plus.engine.batches import GlobalBatches, mix_seed
+from timesformer_plus.engine.build import (
+    ClipRecipe,
+    build_loss,
+    build_manifests,
+    build_model,
+    build_optimizer,
+    build_recipe,
+    build_scheduler,
+    build_test_dataset,
+    build_train_dataset,
+)
+from timesformer_plus.engine.checkpoint import load_weights, save_checkpoint
+from timesformer_plus.engine.config import TrainConfig, parse_train_config
+from timesformer_plus.engine.display import Display
+from timesformer_plus.engine.evaluate import evaluate
+from timesformer_plus.engine.metrics import Metrics, better
+from timesformer_plus.engine.run_folder import RunFolder, describe_environment
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient is not a finite number; training stopped before it reached the weights."""
+
+
+class Run(NamedTuple):
+    """Everything a run works with, checked against each other before the first update."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    classes: tuple[str, ...]
+    recipe: ClipRecipe
+    batches: GlobalBatches
+    train_data: VideoDataset
+    val_data: VideoDataset
+    test_data: VideoDataset | None
+    network: nn.Module
+    folder: RunFolder
+
+
+class EpochStats(NamedTuple):
+    """What an epoch of training came to."""
+
+    loss: float
+    lr: float
+    seconds: float
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train, select the best epoch on the validation split, and score it on the test split.
+
+    Args:
+        config: The run. Its ``output`` is filled as ``run_folder`` describes.
+
+    Returns:
+        What result.json holds: ``status``, ``val`` and ``test`` metrics of the best epoch (see ``metrics.score``),
+        ``best_epoch``, ``params``, ``steps``, ``train_seconds`` and ``train_clips_per_second`` (without evaluation).
+
+    Raises:
+        ValueError: Something does not fit; found before the first update.
+        DecodeError: A video cannot be read.
+        NonFiniteError: The loss or the gradient is not finite; the weights are as before that update.
+    """
+    run = prepare(config)
+    steps = config.epochs * run.batches.steps_per_epoch
+    try:
+        with Display(enabled=config.progress and run.folder.writes, steps=steps) as display:
+            return _fit(run, display)
+    except KeyboardInterrupt:
+        if run.folder.writes:
+            kept = run.folder.last.exists()
+            what = (
+                f"{run.folder.last} holds the last finished epoch" if kept else "no epoch was finished, nothing is kept"
+            )
+            print(f"interrupted: {what}", file=sys.stderr)
+        raise
+
+
+def prepare(config: TrainConfig) -> Run:
+    """Start the processes and make and check everything the run needs.
+
+    Raises:
+        ValueError: Something does not fit.
+    """
+    accelerator = _start_processes(config)
+    folder = RunFolder(config.output, writes=accelerator.is_main_process)
+    folder.refuse_finished(config.overwrite)
+    data = dataclasses.replace(config.data, decoder=resolve_decoder(config.data.decoder))
+    splits = build_manifests(data)
+    batches = GlobalBatches(
+        len(splits.train.samples),
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        accumulate=config.accumulate,
+    )
+    torch.manual_seed(config.seed)
+    network = build_model(config.model, data, len(splits.train.classes))
+    recipe = build_recipe(network, data, num_clips=config.evaluation.num_clips, num_crops=config.evaluation.num_crops)
+    data = dataclasses.replace(data, num_frames=recipe.num_frames, img_size=recipe.img_size)
+
+    def scored(manifest: Any) -> VideoDataset:
+        return build_test_dataset(manifest, recipe, decoder=data.decoder, cache_mb=data.cache_mb)
+
+    return Run(
+        config=dataclasses.replace(config, data=data),
+        accelerator=accelerator,
+        classes=splits.train.classes,
+        recipe=recipe,
+        batches=batches,
+        train_data=build_train_dataset(splits.train, recipe, data, seed=config.seed),
+        val_data=scored(splits.val),
+        test_data=None if splits.test is None else scored(splits.test),
+        network=network.double() if config.precision == "fp64" else network,
+        folder=folder,
+    )
+
+
+def _start_processes(config: TrainConfig) -> Accelerator:
+    autocast = config.precision if config.precision in ("bf16", "fp16") else "no"
+    accelerator = Accelerator(mixed_precision=autocast)
+    running = accelerator.num_processes
+    if config.world_size not in (None, running):
+        raise ValueError(
+            f"world_size={config.world_size}, but {running} process{'es run' if running > 1 else ' runs'}; start with "
+            f"`torchrun --nproc_per_node {config.world_size} tools/train.py ...` "
+            "(on CPU `accelerate launch --cpu --num_processes N` starts one process whatever N is)"
+        )
+    threads = config.threads
+    if not threads and "OMP_NUM_THREADS" not in os.environ:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        threads = max(1, len(os.sched_getaffinity(0)) // local)
+    if threads:
+        torch.set_num_threads(threads)
+    return accelerator
+
+
+def _fit(run: Run, display: Display) -> dict[str, Any]:
+    config, accelerator, folder = run.config, run.accelerator, run.folder
+    folder.start(
+        config,
+        describe_environment(device=accelerator.device, world_size=accelerator.num_processes, seed=config.seed),
+    )
+    optimizer = build_optimizer(run.network, config.optim)
+    # the scheduler is not prepared: accelerate would step it once for every process
+    scheduler = build_scheduler(
+        optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=run.batches.steps_per_epoch
+    )
+    model, optimizer = accelerator.prepare(run.network, optimizer)
+    trainer = Trainer(run, model, optimizer, scheduler, display)
+    best: Metrics | None = None
+    best_epoch = -1
+    seconds = 0.0
+    for epoch in range(config.epochs):
+        stats = trainer.epoch(epoch)
+        seconds += stats.seconds
+        _save(run, "last")
+        val = None
+        if _is_due(epoch, config):
+            val = _evaluate(run, run.val_data, display, "val")
+            if better(val, best):
+                best, best_epoch = val, epoch
+                _save(run, "best")
+        speed = run.batches.steps_per_epoch * config.batch_size / stats.seconds
+        step = (epoch + 1) * run.batches.steps_per_epoch
+        folder.log("epoch", epoch=epoch, step=step, loss=stats.loss, lr=stats.lr, clips_per_second=speed, val=val)
+        display.epoch(epoch, loss=stats.loss, clips_per_second=speed, val=val)
+    accelerator.wait_for_everyone()
+    load_weights(folder.best, run.network)
+    steps = config.epochs * run.batches.steps_per_epoch
+    result = {
+        "status": "finished",
+        "val": best,
+        "test": None if run.test_data is None else _evaluate(run, run.test_data, display, "test"),
+        "best_epoch": best_epoch,
+        "params": sum(parameter.numel() for parameter in run.network.parameters()),
+        "train_seconds": seconds,
+        "train_clips_per_second": steps * config.batch_size / seconds,
+        "steps": steps,
+    }
+    folder.finish(result)
+    display.result(result)
+    return result
+
+
+def _is_due(epoch: int, config: TrainConfig) -> bool:
+    last = epoch == config.epochs - 1
+    return last or (config.evaluation.every > 0 and (epoch + 1) % config.evaluation.every == 0)
+
+
+def _evaluate(run: Run, dataset: VideoDataset, display: Display, split: str) -> Metrics:
+    batch_size = run.config.evaluation.batch_size or run.batches.micro_size
+    with display.evaluating(split):
+        return evaluate(run.network, dataset, batch_size=batch_size, num_workers=run.config.data.num_workers)
+
+
+def _save(run: Run, name: str) -> None:
+    if run.folder.writes:
+        save_checkpoint(run.folder.path / name, run.network, classes=run.classes, recipe=run.recipe)
+
+
+class Trainer:
+    """The loop over updates.
+
+    Args:
+        run: The run.
+        model: Its network, prepared by accelerate.
+        optimizer: Prepared by accelerate.
+        scheduler: Not prepared.
+        display: Told about every update.
+    """
+
+    def __init__(self, run: Run, model: nn.Module, optimizer: Any, scheduler: Scheduler, display: Display) -> None:
+        self.run = run
+        self.model = model
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.display = display
+        self.criterion = build_loss(multi_label=run.recipe.multi_label, label_smoothing=run.config.label_smoothing)
+        self.dtype = next(run.network.parameters()).dtype
+        self.step = 0
+        self._batches = self._read()
+
+    def _read(self) -> Iterator[Clip]:
+        # one loader for the whole run: its workers persist and read ahead across epochs; the epoch travels in the key
+        loader: DataLoader[Clip] = DataLoader(
+            self.run.train_data,
+            batch_sampler=self.run.batches,
+            num_workers=self.run.config.data.num_workers,
+            pin_memory=self.run.accelerator.device.type == "cuda",
+        )
+        yield from loader
+
+    def epoch(self, epoch: int) -> EpochStats:
+        """Train on the whole training split once."""
+        self.model.train()
+        start = time.perf_counter()
+        total = 0.0
+        for _ in range(self.run.batches.steps_per_epoch):
+            lr = max(group["lr"] for group in self.optimizer.param_groups)
+            loss, grad_norm = self._update()
+            total += loss
+            self.run.folder.log("step", epoch=epoch, step=self.step, loss=loss, lr=lr, grad_norm=grad_norm)
+            self.display.step(epoch, loss=loss, lr=lr)
+        return EpochStats(total / self.run.batches.steps_per_epoch, lr, time.perf_counter() - start)
+
+    def _update(self) -> tuple[float, float]:
+        """One update of the weights: its loss, the mean over the global batch, and the norm of its gradient."""
+        accelerator, config = self.run.accelerator, self.run.config
+        # dropout and stochastic depth are a function of (seed, step, process)
+        torch.manual_seed(mix_seed(config.seed, "dropout", self.step, accelerator.process_index))
+        total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
+        indices: list[int] = []
+        for micro in range(config.accumulate):
+            clip = next(self._batches)
+            indices += clip.index.tolist()  # type: ignore[attr-defined]  # collated: one number a clip
+            video = clip.video.to(accelerator.device, self.dtype, non_blocking=True)
+            # class indices stay integers; the zeros and ones of multi-label data take the logits' type
+            dtype = self.dtype if clip.target.is_floating_point() else None
+            target = clip.target.to(accelerator.device, dtype, non_blocking=True)
+            is_last = micro == config.accumulate - 1
+            # gradients travel between processes once an update
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
+                loss = self.criterion(self.model(video), target) / config.accumulate
+                accelerator.backward(loss)
+            total += loss.detach()
+        mean_loss = accelerator.reduce(total, reduction="mean").item()
+        grad_norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad or math.inf).item()
+        self._check_finite(mean_loss, grad_norm, indices)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.scheduler.step_update(self.step)
+        return mean_loss, grad_norm
+
+    def _check_finite(self, loss: float, grad_norm: float, indices: Sequence[int]) -> None:
+        # both numbers are the same in every process, so all stop together. With fp16 an overflowing gradient is part of
+        # the game: the scaler skips that update and lowers its scale.
+        if math.isfinite(loss) and (math.isfinite(grad_norm) or self.run.config.precision == "fp16"):
+            return
+        samples = self.run.train_data.manifest.samples
+        ids = gather_object([samples[index].id for index in indices])
+        what = f"the gradient's norm is {grad_norm}" if math.isfinite(loss) else f"the loss is {loss}"
+        raise NonFiniteError(
+            f"update {self.step + 1}: {what}; lower optim.lr, set clip_grad, or look at the clips of this batch: "
+            f"{', '.join(ids)}"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of ``tools/train.py``."""
+    config = parse_train_config(argv)
+    try:
+        train(config)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, ImportError, DecodeError, NonFiniteError) as error:
+        sys.exit(f"error: {error}")
+    finally:
+        PartialState().destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
