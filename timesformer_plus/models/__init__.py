@@ -1,0 +1,17 @@
+"""Attention layers, interleavings and the models built from them; imports torch, timm and einops only."""
+
+from .layers import AxisAttention, SpaceTimeBlock
+from .pattern import SCHEMES, format_pattern, parse_pattern
+from .tokens import LETTERS, Grid
+from .video_transformer import VideoTransformer
+
+__all__ = [
+    "LETTERS",
+    "SCHEMES",
+    "AxisAttention",
+    "Grid",
+    "SpaceTimeBlock",
+    "VideoTransformer",
+    "format_pattern",
+    "parse_pattern",
+]
