@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # not in its __all__
-from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]  # not in its __all__
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
@@ -184,7 +184,7 @@ def build_scheduler(
         optimizer,
         sched=config.name,
         num_epochs=epochs,
-        warmup_epochs=config.warmup_epochs,  # type: ignore[arg-type]  # it only multiplies and compares
+        warmup_epochs=config.warmup_epochs,
         warmup_lr=config.warmup_lr,
         min_lr=config.min_lr,
         decay_milestones=list(config.milestones),

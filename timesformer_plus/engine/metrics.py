@@ -113,7 +113,7 @@ def _score_multi_label(probabilities: Tensor, targets: Tensor, classes: Sequence
 
 
 def headline(metrics: Metrics) -> str:
-    """Name the metric a run is judged by: ``pair`` where there are pairs, else ``top1`` or (multi-label) ``accuracy``."""
+    """Name the metric a run is judged by: ``pair`` where there are pairs, else ``top1`` or (multi-label) accuracy."""
     return next(name for name in ("pair", "top1", "accuracy") if name in metrics)
 
 
