@@ -1,0 +1,335 @@
+"""Run a sweep: every training its own process, what is finished skipped, what fails shown and passed over."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from .cost import Cost, Speed, measure_saved_models
+from .processes import FolderBusyError, folder_lock, signal_group, signals_ignored, termination_interrupts
+from .report import print_report, write_report
+from .sweep import Run, Sweep, parse_sweep, plan_runs, read_json, resolve_variants, write_json
+
+TRAINER: tuple[str, ...] = (sys.executable, "-m", "timesformer_plus.engine.train")
+LOG_LINES_SHOWN = 15
+SECONDS_TO_STOP = 10.0
+POLL_SECONDS = 0.1
+
+Measure = Callable[[Mapping[str, Path], int], Mapping[str, tuple[Cost, Speed]]]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the sweep that the command line asks for, measure what its models cost, report.
+
+    Args:
+        argv: Command line words; None for the process's own.
+
+    Returns:
+        Exit status: 0 when every run is finished, 1 when some are not, 2 when it could not start, 130 when interrupted.
+    """
+    sweep = parse_sweep(argv)
+    console = Console()
+    try:
+        return run_ablation(sweep, command=_command(argv), console=console)
+    except (ValueError, FolderBusyError) as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        console.print("Stopped. Finished runs are kept; the same command goes on from here.", highlight=False)
+        return 130
+
+
+def run_ablation(
+    sweep: Sweep,
+    *,
+    trainer: Sequence[str] = TRAINER,
+    measure: Measure = measure_saved_models,
+    command: str = "",
+    console: Console | None = None,
+) -> int:
+    """Run what is missing of a sweep, measure costs once no training runs, write and print the report.
+
+    Args:
+        sweep: What to compare.
+        trainer: Words of the command that trains; ``--config RUN/run.yaml`` is added. It has to write
+            ``result.json`` last of all, and the model to ``best/``.
+        measure: Takes variant -> folder of a saved model and the number of threads; gives their costs.
+        command: The command that repeats this sweep, for the report.
+        console: Where to print; None for standard output.
+
+    Returns:
+        0 when every run of the sweep is finished, else 1.
+
+    Raises:
+        ValueError: A finished run's options have changed and ``on_change`` is ``refuse``, or the folder of a run holds
+            files that no run wrote.
+        FolderBusyError: Somebody else works in ``sweep.output``.
+        KeyboardInterrupt: Interrupted or terminated; the trainings under way have been stopped.
+    """
+    console = console or Console()
+    runs = plan_runs(sweep)
+    with folder_lock(sweep.output) as lock, termination_interrupts():
+        if not sweep.report_only:
+            todo = _runs_to_do(runs, sweep, console)
+            Runner(sweep, trainer, console, lock).run(todo, total=len(runs))
+            measure_costs(sweep, runs, measure, console)
+        report = write_report(sweep, runs, command=command)
+    print_report(report, console)
+    return 0 if all(run.state() == "finished" for run in runs) else 1
+
+
+class Runner:
+    """Keeps up to ``sweep.jobs`` trainings going until a list of runs is through.
+
+    Args:
+        sweep: For its jobs and threads.
+        trainer: Words of the command that trains.
+        console: Where progress and failures are shown: bars on a terminal, lines elsewhere.
+        lock: File descriptor of the folder's lock. The trainings inherit it, so that one which outlives a killed runner
+            still keeps others out of the folder.
+    """
+
+    def __init__(self, sweep: Sweep, trainer: Sequence[str], console: Console, lock: int) -> None:
+        self.sweep, self.trainer, self.console, self.lock = sweep, trainer, console, lock
+        self.active: list[_Training] = []
+        self.seconds: dict[str, list[float]] = {}
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+
+    def run(self, runs: Sequence[Run], *, total: int) -> None:
+        """Run every run once, in order; failures are shown and remembered on disk, and stop nothing.
+
+        Args:
+            runs: What to run.
+            total: Runs of the sweep, those finished earlier included.
+        """
+        self.waiting = deque(runs)
+        self.done, self.total = total - len(runs), total
+        self._learn_durations()
+        with self.progress:
+            self.bar = self.progress.add_task("[bold]all runs", total=total, completed=self.done, note="")
+            try:
+                while self.waiting or self.active:
+                    while self.waiting and len(self.active) < self.sweep.jobs:
+                        self._start(self.waiting.popleft())
+                    self._refresh()
+                    time.sleep(POLL_SECONDS)
+                    for training in [t for t in self.active if t.process.poll() is not None]:
+                        self._finish(training)
+            finally:
+                self._stop_all()
+
+    def _start(self, run: Run) -> None:
+        _clear(run)
+        run.write_config()
+        with run.log.open("wb") as log:
+            process = subprocess.Popen(
+                [*self.trainer, "--config", str(run.config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.sweep.threads))},
+                # A session of its own: Ctrl-C reaches the runner alone, which then stops the whole group.
+                start_new_session=True,
+                pass_fds=(self.lock,),
+            )
+        task = self.progress.add_task(f"  {escape(run.name)}", total=None, note="starting")
+        self.active.append(_Training(run, process, task))
+        if not self.console.is_terminal:
+            self._say(f"{run.name}: started")
+
+    def _finish(self, training: _Training) -> None:
+        run, code = training.run, training.process.returncode
+        self.active.remove(training)
+        self.progress.remove_task(training.task)
+        result = run.result()
+        if code == 0 and result is not None:
+            status, reason = "finished", ""
+        elif code == 0:
+            status, reason = "failed", "it ended without writing result.json"
+        elif code < 0:
+            status, reason = "failed", f"it was killed by {signal.Signals(-code).name}"
+        else:
+            status, reason = "failed", f"exit status {code}"
+        write_json(
+            run.folder / "status.json", {"status": status, "reason": reason, "seconds": round(training.seconds, 3)}
+        )
+        if status == "finished":
+            self.done += 1
+            self.progress.update(self.bar, completed=self.done)
+            self.seconds.setdefault(run.suite, []).append(training.seconds)
+            score = result[self.sweep.suites[run.suite].split] if result else {}
+            metric = self.sweep.suites[run.suite].metric
+            shown = f", {metric} {score[metric]:.1%}" if metric in score else ""
+            self._say(f"{run.name}: finished in {_duration(training.seconds)}{shown}; {self._outlook()}")
+        else:
+            self._say(
+                f"[bold red]{escape(run.name)}: failed[/], {escape(reason)}; last lines of {run.log}:", markup=True
+            )
+            for line in log_tail(run.log, LOG_LINES_SHOWN):
+                self._say(f"    | {line}")
+
+    def _stop_all(self) -> None:
+        if not self.active:
+            return
+        self._say(f"stopping {len(self.active)} trainings under way")
+        with signals_ignored():  # a second Ctrl-C must not leave orphans
+            for training in self.active:
+                signal_group(training.process, signal.SIGTERM)
+            deadline = time.monotonic() + SECONDS_TO_STOP
+            while time.monotonic() < deadline and any(t.process.poll() is None for t in self.active):
+                time.sleep(POLL_SECONDS)
+            for training in self.active:
+                if training.process.poll() is None:
+                    signal_group(training.process, signal.SIGKILL)
+                    training.process.wait()
+            self.active.clear()
+
+    def _learn_durations(self) -> None:
+        for path in self.sweep.output.glob("*/*/seed=*/status.json"):
+            status = read_json(path)
+            if status is not None and status.get("status") == "finished":
+                self.seconds.setdefault(path.parts[-4], []).append(float(status["seconds"]))
+
+    def _seconds_left(self) -> float | None:
+        known = {suite: statistics.mean(seconds) for suite, seconds in self.seconds.items()}
+        if not known:
+            return None
+        default = statistics.mean(known.values())
+        waiting = sum(known.get(run.suite, default) for run in self.waiting)
+        active = sum(max(known.get(t.run.suite, default) - t.seconds, 0) for t in self.active)
+        return (waiting + active) / self.sweep.jobs
+
+    def _outlook(self) -> str:
+        seconds = self._seconds_left()
+        left = "" if seconds is None else f", about {_duration(seconds)} left"
+        return f"{self.done} of {self.total} done{left}"
+
+    def _refresh(self) -> None:
+        self.progress.update(self.bar, note=self._outlook())
+        for training in self.active:
+            last = log_tail(training.run.log, 1)
+            self.progress.update(training.task, note=escape(last[0][:80]) if last else "starting")
+
+    def _say(self, text: str, *, markup: bool = False) -> None:
+        self.progress.console.print(text, markup=markup, highlight=False, soft_wrap=True)
+
+
+@dataclass(eq=False)
+class _Training:
+    run: Run
+    process: subprocess.Popen[bytes]
+    task: TaskID
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+
+def measure_costs(sweep: Sweep, runs: Sequence[Run], measure: Measure, console: Console) -> None:
+    """Measure the models of each suite and keep the figures in ``VARIANT/cost.json``.
+
+    A suite is measured as a whole, in alternating order, whenever one of its variants has no figures yet: speeds are
+    only comparable when taken side by side. Variants without a finished run are left out.
+
+    Args:
+        sweep: The sweep.
+        runs: Its runs.
+        measure: See ``run_ablation``.
+        console: Where to say what is being measured.
+    """
+    for name, suite in sweep.suites.items():
+        options = resolve_variants(suite)
+        models = {
+            run.variant: run.folder / "best"
+            for run in reversed(runs)
+            if run.suite == name and run.state() == "finished" and (run.folder / "best").is_dir()
+        }
+        stored = {variant: read_json(cost_file(sweep, name, variant)) for variant in models}
+        if all(cost is not None and cost.get("options") == options[variant] for variant, cost in stored.items()):
+            continue
+        console.print(f"measuring the cost of {len(models)} models of {name}", highlight=False, markup=False)
+        for variant, (cost, speed) in measure(models, sweep.threads).items():
+            figures = {"options": options[variant], "cost": asdict(cost), "speed": asdict(speed)}
+            write_json(cost_file(sweep, name, variant), figures)
+
+
+def cost_file(sweep: Sweep, suite: str, variant: str) -> Path:
+    """Where the costs of a variant are kept."""
+    return sweep.output / suite / variant / "cost.json"
+
+
+def log_tail(log: Path, lines: int) -> list[str]:
+    """Last lines of a log that are not blank, control characters taken out, reading no more than its last 16 KiB."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - 16384, 0))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    plain = (Text.from_ansi(line).plain for line in text.splitlines())
+    clean = ("".join(c for c in line if c.isprintable() or c == "\t") for line in plain)
+    return [line for line in clean if line.strip()][-lines:]
+
+
+def _runs_to_do(runs: Sequence[Run], sweep: Sweep, console: Console) -> list[Run]:
+    states = {run.name: run.state() for run in runs}
+    changed = [run for run in runs if states[run.name] == "changed"]
+    for run in changed[:3]:
+        console.print(f"{run.name} is finished with other options: {'; '.join(run.changes())}", markup=False)
+    if changed and sweep.on_change == "refuse":
+        raise ValueError(
+            f"{len(changed)} finished runs in {sweep.output} have other options than the sweep asks for now; "
+            "give another --output, or --on_change rerun to throw them away"
+        )
+    todo = [run for run in runs if states[run.name] != "finished"]
+    for run in todo:
+        if run.folder.exists() and any(run.folder.iterdir()) and not run.config.is_file():
+            raise ValueError(f"{run.folder} holds files but no run.yaml: no run wrote it; give another --output")
+    console.print(
+        f"{len(runs)} runs, {len(runs) - len(todo)} of them finished; {sweep.jobs} at a time, logs in {sweep.output}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return todo
+
+
+def _clear(run: Run) -> None:
+    if run.folder.exists():
+        shutil.rmtree(run.folder)
+    run.folder.mkdir(parents=True)
+
+
+def _command(argv: list[str] | None) -> str:
+    return shlex.join(["python", *sys.argv] if argv is None else ["python", "tools/ablate.py", *argv])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

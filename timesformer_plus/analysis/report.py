@@ -1,0 +1,222 @@
+"""The findings of a sweep on the terminal and as Markdown, JSON and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from .findings import Report, Row, SuiteReport, collect, format_percent
+from .statistics import MeanInterval, PairedDifference
+from .sweep import Run, Sweep, write_json
+
+PATTERN = "pattern"
+
+
+def write_report(sweep: Sweep, runs: Sequence[Run], *, command: str = "") -> Report:
+    """Collect what the folders hold and write ``report.md``, ``report.json`` and ``report.html``.
+
+    Args:
+        sweep: The sweep.
+        runs: Its runs, finished or not.
+        command: What repeats it, shown in the report.
+
+    Returns:
+        What was written.
+    """
+    from .page import render_page  # plotly is imported when a page is drawn, not before
+
+    report = collect(sweep, runs, command=command)
+    write_json(sweep.output / "report.json", to_json(report))
+    (sweep.output / "report.md").write_text(to_markdown(report), encoding="utf-8")
+    (sweep.output / "report.html").write_text(render_page(report), encoding="utf-8")
+    return report
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print a table a suite, narrow enough for 80 columns, what is missing, and where the files lie."""
+    for suite in report.suites:
+        console.print()
+        console.print(_terminal_table(suite, report.seeds, console.width))
+        if suite.suite.readable and suite.parts:
+            console.print(_terminal_parts(suite))
+        for finding in suite.findings:
+            console.print(Padding(Text(finding), (0, 0, 0, 2)))
+        for missing in suite.missing:
+            console.print(Padding(Text(f"missing: {missing.name}: {missing.why}", style="red"), (0, 0, 0, 2)))
+    console.print()
+    console.print(f"{report.finished} of {report.total} runs are in the figures.", highlight=False)
+    where = Text(f"Report: {report.output / 'report.html'}", style="bold")
+    console.print(where, soft_wrap=True)
+
+
+def headings(suite: SuiteReport) -> list[str]:
+    """Column heads of a suite's table; ``cells`` fills them."""
+    return list(_columns(suite, suite.rows[0]))
+
+
+def cells(suite: SuiteReport, row: Row) -> list[str]:
+    """A row of a suite's table as text, one cell a heading."""
+    return list(_columns(suite, row).values())
+
+
+def format_part(score: MeanInterval | None) -> str:
+    """``"97 %"``."""
+    return "–" if score is None else f"{100 * score.mean:.0f} %"
+
+
+def format_difference(difference: PairedDifference | None) -> str:
+    """``"+12.0 [8.1, 15.9]"``, in percentage points."""
+    if difference is None:
+        return "–"
+    mean = f"{100 * difference.mean:+.1f}"
+    if difference.low is None or difference.high is None:
+        return f"{mean} [one seed]"
+    return f"{mean} [{100 * difference.low:.1f}, {100 * difference.high:.1f}]"
+
+
+def format_count(number: int) -> str:
+    """``"85.9M"``, ``"151k"``."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.4g}{unit}" if number < 10 * size else f"{number / size:.1f}{unit}"
+    return str(number)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as plain JSON; ``report.json`` holds this."""
+    return {
+        "title": report.title,
+        "command": report.command,
+        "seeds": list(report.seeds),
+        "jobs": report.jobs,
+        "threads": report.threads,
+        "finished": report.finished,
+        "total": report.total,
+        "environment": report.environment,
+        "suites": {
+            suite.name: {
+                "title": suite.title,
+                "metric": suite.suite.metric,
+                "split": suite.suite.split,
+                "reference": suite.suite.reference,
+                "ceiling": suite.suite.ceiling,
+                "speed_measured_on": suite.speed,
+                "findings": list(suite.findings),
+                "rows": [asdict(row) for row in suite.rows],
+                "missing": [asdict(missing) for missing in suite.missing],
+            }
+            for suite in report.suites
+        },
+    }
+
+
+def to_markdown(report: Report) -> str:
+    """The report as GitHub Markdown."""
+    lines = [f"# {_md(report.title)}", ""]
+    for suite in report.suites:
+        lines += [f"## {_md(suite.title)}", ""]
+        lines += [_md(suite.suite.description), ""] if suite.suite.description else []
+        lines += [f"- {_md(finding)}" for finding in suite.findings]
+        heads = headings(suite)
+        lines += ["", _md_row([_md(head) for head in heads]), _md_row(["---"] * 2 + ["---:"] * (len(heads) - 2))]
+        lines += [_md_row([_md(cell) for cell in cells(suite, row)]) for row in suite.rows]
+        lines += [""] + [f"- missing: {_md(m.name)}: {_md(m.why)}" for m in suite.missing] + [""]
+    lines += ["## How this was made", "", *(f"- {_md(note)}" for note in notes(report))]
+    lines += [f"- {_md(name)}: {_md(value)}" for name, value in report.environment.items()]
+    lines += ["", *(f"    {line}" for line in report.commands)]  # indented: no fence that a path could close
+    return "\n".join(lines) + "\n"
+
+
+def notes(report: Report) -> list[str]:
+    """How the figures came about, a sentence each."""
+    return [
+        f"{report.finished} of {report.total} runs are in the figures; seeds {', '.join(map(str, report.seeds))}.",
+        "Intervals are 95 % Student-t intervals over seeds, cut to 0 to 100 %; they speak about another seed, not "
+        "about another test set. One seed has no interval.",
+        "Differences are in percentage points, paired by seed; p is the two-sided paired t-test, not corrected for the "
+        "number of variants, and empty where it is undefined (one seed, or all differences equal).",
+        "GFLOPs are 10^9 multiply-adds of matrix products and convolutions on one clip view, all attention counted.",
+        "clips/s are clip views in inference, measured while nothing was training, the variants taking turns; median.",
+        f"Training time is wall-clock with {report.jobs} trainings at a time, {report.threads} thread(s) each.",
+    ]
+
+
+def _terminal_table(suite: SuiteReport, seeds: Sequence[int], width: int) -> Table:
+    table = Table(title=Text(suite.title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.collapse_padding = True
+    table.add_column("variant", min_width=7, overflow="fold")
+    shown = {
+        _score_heading(suite): f"{suite.suite.metric}, %",
+        _to_reference(suite): f"to {suite.suite.reference}",
+        **{heading: heading for heading in ("params", "GFLOPs", "clips/s", *(("training",) if width >= 96 else ()))},
+    }
+    for heading in shown.values():
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    for row in suite.rows:
+        columns = _columns(suite, row)
+        few = f" ({len(row.scores)} of {len(seeds)})" if 0 < len(row.scores) < len(seeds) else ""
+        text = [row.variant + few, *(columns[heading].replace(" %", "") for heading in shown)]
+        table.add_row(*map(Text, text), style="dim" if row.score is None else "")
+    return table
+
+
+def _terminal_parts(suite: SuiteReport) -> Table:
+    ceiling = suite.suite.ceiling
+    table = Table(
+        title=Text(f"{suite.suite.metric}, part by part"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("variant")
+    for part in suite.parts:
+        table.add_column(Text(part), justify="right")
+    for row in suite.rows:
+        scores = [row.parts.get(part) for part in suite.parts]
+        above = [score is not None and ceiling is not None and score.mean > ceiling for score in scores]
+        styled = [
+            Text(format_part(score), style="bold green" if up else "") for score, up in zip(scores, above, strict=True)
+        ]
+        table.add_row(Text(row.variant), *styled)
+    return table
+
+
+def _columns(suite: SuiteReport, row: Row) -> dict[str, str]:
+    patterns = {PATTERN: row.pattern} if any(other.pattern != other.variant for other in suite.rows) else {}
+    parts = {part: format_part(row.parts.get(part)) for part in suite.parts if suite.suite.readable}
+    reference = row.variant == suite.suite.reference
+    return {
+        "variant": row.variant,
+        **patterns,
+        _score_heading(suite): format_percent(row.score),
+        **parts,
+        _to_reference(suite): "reference" if reference else format_difference(row.difference),
+        "p": "" if row.difference is None or row.difference.p is None else f"{row.difference.p:.2g}",
+        "params": "–" if row.params is None else format_count(row.params),
+        "GFLOPs": "–" if row.gflops is None else f"{row.gflops:.3g}",
+        "clips/s": "–" if row.clips_per_second is None else f"{row.clips_per_second:,.0f}",
+        "training": "–" if row.train_seconds is None else f"{row.train_seconds:,.0f} s",
+        "seeds": str(len(row.scores)),
+    }
+
+
+def _score_heading(suite: SuiteReport) -> str:
+    return f"{suite.suite.metric} [95 %]"
+
+
+def _to_reference(suite: SuiteReport) -> str:
+    return f"difference to {suite.suite.reference} [95 %]"
+
+
+def _md(text: str) -> str:
+    """Text that Markdown shows as it is; brackets stay readable, and make no link."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_<>#|~$" else c for c in " ".join(text.split()))
+    return escaped.replace("](", "]\\(")
+
+
+def _md_row(row: Sequence[str]) -> str:
+    return f"| {' | '.join(row)} |"

@@ -1,0 +1,317 @@
+"""What an ablation compares, and what of it lies finished on disk.
+
+A sweep is a few suites (tasks); a suite is a base recipe and named variants of it; every variant is trained once a
+seed. Each of these runs owns a folder, ``OUTPUT/SUITE/VARIANT/seed=N``, with
+
+    run.yaml      its complete options: base, suite, variant and seed merged
+    log.txt       what the training printed
+    status.json   how it ended: seconds and exit status
+    result.json   the scores, which the training writes last of all
+
+so that the folder alone tells what is done, and ``--config run.yaml`` repeats any run by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser, get_loader
+from jsonargparse.typing import Path_fr
+
+Options = dict[str, Any]
+State = Literal["finished", "changed", "failed", "missing"]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One comparison: variants of a recipe on one task.
+
+    Args:
+        base: The recipe that the variants change, a YAML file of the trainer; relative to the sweep's file.
+        variants: Name -> changes to the recipe, as dotted keys: `ts: {model.pattern: ts}`.
+        reference: The variant that the others are compared with, seed by seed.
+        metric: The score that is compared, a fraction: top1, accuracy, pair …
+        overrides: Changes to the recipe that all variants share.
+        split: The split it is read on.
+        title: Heading in the report; null for the suite's name.
+        description: What the task asks, in a sentence or two.
+        ceiling: Highest score that a model can reach which lacks what the task asks for; drawn as a line.
+        ceiling_note: Why that is the ceiling.
+        readable: Variant -> the parts of the score (classes, bits) that theory says it can learn; the report holds
+            every part against the ceiling. Variants that are left out are shown without a prediction.
+    """
+
+    base: Path_fr
+    variants: dict[str, dict[str, Any]]
+    reference: str
+    metric: str = "top1"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    split: Literal["test", "val"] = "test"
+    title: str | None = None
+    description: str = ""
+    ceiling: float | None = None
+    ceiling_note: str = ""
+    readable: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.variants:
+            raise ValueError("a suite needs variants, such as `variants: {s: {model.pattern: s}}`")
+        for name in self.variants:
+            _check_name("variant", name)
+        for what, names in (("reference", [self.reference]), ("readable", list(self.readable))):
+            for name in names:
+                if name not in self.variants:
+                    raise ValueError(f"{what}: {name!r} is not one of the variants {list(self.variants)}")
+        if self.ceiling is not None and not 0 <= self.ceiling <= 1:
+            raise ValueError(f"ceiling={self.ceiling} is not a fraction; 50 % is 0.5")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """An ablation: suites x variants x seeds, each run a process of its own.
+
+    Args:
+        suites: Name -> suite.
+        output: Folder of all runs and of the report.
+        title: Heading of the report.
+        seeds: Every variant is trained once with each; three are the least that give an interval worth printing.
+        jobs: Runs at a time.
+        threads: Computing threads of a run. Keep jobs x threads at or below the number of cores: two processes with two
+            threads each on two cores are many times slower than with one each.
+        on_change: What to do with a finished run whose options have changed since: refuse to start, or throw it away
+            and run it again.
+        report_only: Start no run and measure nothing: report what lies there.
+    """
+
+    suites: dict[str, Suite]
+    output: Path
+    title: str = "Ablation"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 1
+    threads: int = 1
+    on_change: Literal["refuse", "rerun"] = "refuse"
+    report_only: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.suites:
+            raise ValueError("a sweep needs at least one suite")
+        for name in self.suites:
+            _check_name("suite", name)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds={list(self.seeds)}: give one or more different numbers, none negative")
+        for name in ("jobs", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not positive")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a variant of a suite with one seed.
+
+    Attributes:
+        suite: Name of the suite.
+        variant: Name of the variant.
+        seed: The seed.
+        folder: Where it lives.
+        options: Everything the trainer is told, nested as in YAML, without ``output``.
+    """
+
+    suite: str
+    variant: str
+    seed: int
+    folder: Path
+    options: Options
+
+    @property
+    def name(self) -> str:
+        """``suite/variant/seed=N``, as on disk."""
+        return f"{self.suite}/{self.variant}/seed={self.seed}"
+
+    @property
+    def log(self) -> Path:
+        """File with what the training printed."""
+        return self.folder / "log.txt"
+
+    @property
+    def config(self) -> Path:
+        """File with the complete options."""
+        return self.folder / "run.yaml"
+
+    def write_config(self) -> None:
+        """Write ``run.yaml`` into the run's folder."""
+        text = yaml.safe_dump({**self.options, "output": str(self.folder)}, sort_keys=False, allow_unicode=True)
+        self.config.write_text(text, encoding="utf-8")
+
+    def stored_options(self) -> Options | None:
+        """Options that the folder was run with, without ``output``; None where nothing was run."""
+        if not self.config.is_file():
+            return None
+        return {key: value for key, value in read_options(self.config).items() if key != "output"}
+
+    def changes(self) -> list[str]:
+        """What differs between the options on disk and now, such as ``"optim.lr: 0.001 -> 0.01"``."""
+        then, now = _flatten(self.stored_options() or {}), _flatten(self.options)
+        return [
+            f"{key}: {then.get(key, '(unset)')} -> {now.get(key, '(unset)')}"
+            for key in sorted(then.keys() | now.keys())
+            if then.get(key, ...) != now.get(key, ...)
+        ]
+
+    def result(self) -> dict[str, Any] | None:
+        """Scores of the finished run; None while there are none, or none that can be read."""
+        result = read_json(self.folder / "result.json")
+        return result if result is not None and result.get("status") == "finished" else None
+
+    def state(self) -> State:
+        """What the folder says: finished with these options, finished with others, failed, or not (fully) run."""
+        if self.result() is not None:
+            return "changed" if self.changes() else "finished"
+        status = read_json(self.folder / "status.json")
+        return "failed" if status is not None and status.get("status") == "failed" else "missing"
+
+
+def sweep_parser() -> ArgumentParser:
+    """The command line of an ablation: every field of ``Sweep`` on top of ``--config FILE``."""
+    parser = ArgumentParser(
+        prog="ablate",
+        usage="%(prog)s --config FILE [--option VALUE …]",
+        description="Train variants of a recipe, each with several seeds, and compare them: accuracy with intervals, "
+        "parameters, GFLOPs and speed. What is finished is never run twice.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file of the sweep; options below override it.")
+    parser.add_class_arguments(Sweep, as_group=False)
+    return parser
+
+
+def parse_sweep(argv: list[str] | None = None) -> Sweep:
+    """Read a sweep from command line words.
+
+    Args:
+        argv: Words such as ``["--config", "quickstart.yaml", "--jobs", "4"]``; None for the process's own.
+
+    Raises:
+        SystemExit: An option is unknown, mistyped or out of range; the reason is printed.
+    """
+    parser = sweep_parser()
+    options = parser.parse_args(argv)
+    try:
+        made = parser.instantiate(options)
+        return Sweep(**{name: made[name] for name in Sweep.__dataclass_fields__})
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def plan_runs(sweep: Sweep) -> list[Run]:
+    """All runs of a sweep, seed by seed, so that a sweep that is stopped half-way has compared every variant once.
+
+    Raises:
+        ValueError: A base recipe is no mapping, or an override reaches into something that is none.
+    """
+    return [
+        _make_run(sweep, suite, variant, seed, options)
+        for seed in sweep.seeds
+        for suite in sweep.suites
+        for variant, options in resolve_variants(sweep.suites[suite]).items()
+    ]
+
+
+def resolve_variants(suite: Suite) -> dict[str, Options]:
+    """Complete options of every variant of a suite, without ``seed`` and ``output``."""
+    base = read_options(Path(os.fspath(suite.base)))
+    resolved = {}
+    for name, overrides in suite.variants.items():
+        options = merge(merge(base, suite.overrides), overrides)
+        for key in ("seed", "output"):
+            options.pop(key, None)
+        resolved[name] = options
+    return resolved
+
+
+def merge(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> Options:
+    """Lay overrides over options.
+
+    Args:
+        options: Nested as in YAML.
+        overrides: Nested or with dotted keys; a mapping is laid over a mapping, anything else replaces what was there.
+
+    Returns:
+        New nested options.
+
+    Raises:
+        ValueError: A dotted key goes through something that is no mapping.
+    """
+    merged = deepcopy(dict(options))
+    for dotted, value in overrides.items():
+        *path, last = dotted.split(".")
+        place = merged
+        for depth, key in enumerate(path):
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                at = ".".join(path[: depth + 1])
+                raise ValueError(f"override {dotted!r}: {at} is {place!r}, which has no {last!r} in it")
+        both = isinstance(value, Mapping) and isinstance(place.get(last), Mapping)
+        place[last] = merge(place[last] if both else {}, value) if isinstance(value, Mapping) else deepcopy(value)
+    return merged
+
+
+def read_options(path: Path) -> Options:
+    """Read a YAML file as jsonargparse does (``1e-4`` is a number), with dotted keys spelt out.
+
+    Raises:
+        ValueError: The file holds no mapping.
+    """
+    loaded = get_loader("yaml")(path.read_text(encoding="utf-8"))
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} holds {type(loaded).__name__}, not `option: value` lines")
+    return merge({}, loaded)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where the file is missing, torn or holds something else."""
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return loaded if isinstance(loaded, dict) else None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object in one step: a reader finds the old file or the new one, never half of it."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    staged.replace(path)
+
+
+def _make_run(sweep: Sweep, suite: str, variant: str, seed: int, options: Options) -> Run:
+    folder = sweep.output / suite / variant / f"seed={seed}"
+    return Run(suite, variant, seed, folder, {**options, "seed": seed})
+
+
+def _check_name(kind: str, name: str) -> None:
+    # Names become folders, so that a run can be found by hand.
+    if not name or name != name.strip() or name.startswith(".") or len(name) > 80 or re.search(r"[/\\\x00-\x1f]", name):
+        raise ValueError(
+            f"{kind} name {name!r}: give 1 to 80 characters without / or \\, not beginning with a dot "
+            "or ending with a space"
+        )
+
+
+def _flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    return dict(_leaves(options, prefix))
+
+
+def _leaves(options: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in options.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
