@@ -1,0 +1,20 @@
+"""What every test starts from: one thread, one seed, no network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from hypothesis import settings
+
+# how long an example takes says nothing on a machine that runs other tests beside it
+settings.register_profile("shared_machine", deadline=None)
+settings.load_profile("shared_machine")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,125 @@
+"""Slow, obvious attention: who sees whom written out token by token, without the package's table of letters."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+Place = tuple[int, int, int]
+PREFIX_STAYS_OUT = {"t", "c"}
+
+
+def places(grid: tuple[int, int, int]) -> list[Place]:
+    """All (t, h, w), time-major, width fastest."""
+    return list(itertools.product(*map(range, grid)))
+
+
+def same_group(letter: str, a: Place, b: Place, grid: tuple[int, int, int]) -> bool:
+    """Whether two places are in one group; design.md's table in plain words."""
+    if letter in "tc":
+        return a[1] == b[1] and a[2] == b[2]
+    if letter == "h":
+        return a[0] == b[0] and a[2] == b[2]
+    if letter == "w":
+        return a[0] == b[0] and a[1] == b[1]
+    if letter == "s":
+        return a[0] == b[0]
+    if letter == "j":
+        return True
+    if letter == "l":
+        return (2 * a[1] >= grid[1]) == (2 * b[1] >= grid[1]) and (2 * a[2] >= grid[2]) == (2 * b[2] >= grid[2])
+    if letter == "g":
+        return all((i - j) % 2 == 0 for i, j in zip(a, b, strict=True))
+    raise AssertionError(letter)
+
+
+def sees(letter: str, query: Place, key: Place, grid: tuple[int, int, int]) -> bool:
+    """Whether the key's place is in the query's softmax."""
+    return same_group(letter, query, key, grid) and not (letter == "c" and key[0] > query[0])
+
+
+def groups(letter: str, grid: tuple[int, int, int]) -> list[list[int]]:
+    """Token indices of every group."""
+    everyone = places(grid)
+    found: list[list[int]] = []
+    for a in everyone:
+        group = [i for i, b in enumerate(everyone) if same_group(letter, a, b, grid)]
+        if group not in found:
+            found.append(group)
+    return found
+
+
+def softmax_over(q: Tensor, keys: list[int], k: Tensor, v: Tensor) -> Tensor:
+    """One query (B, d) over chosen keys of (B, N, d)."""
+    scores = torch.stack([(q * k[:, i]).sum(-1) for i in keys], dim=-1) / q.shape[-1] ** 0.5
+    weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
+    return sum(weights[:, [n]] * v[:, i] for n, i in enumerate(keys))
+
+
+def attend(letter: str, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int, int], per_frame: bool = False) -> Tensor:
+    """One head, (B, N, d) each, to (B, N, d); a prefix token that stays out gets zero."""
+    everyone = places(grid)
+    P = q.shape[1] - len(everyone)
+    joins = letter not in PREFIX_STAYS_OUT
+    frames = grid[0] if per_frame else 1
+    copies = P // frames
+
+    def prefix_of(t: int) -> list[int]:
+        """Prefix tokens in the groups of frame t."""
+        first = (t if per_frame else 0) * copies
+        return list(range(first, first + copies)) if joins else []
+
+    out = []
+    for p in range(P):
+        if not joins:
+            out.append(torch.zeros_like(q[:, p]))
+            continue
+        t = p // copies if per_frame else 0
+        mine = [g for g in groups(letter, grid) if not per_frame or everyone[g[0]][0] == t]
+        updates = [softmax_over(q[:, p], prefix_of(t) + [P + i for i in g], k, v) for g in mine]
+        out.append(sum(updates) / len(updates))
+    for i, a in enumerate(everyone):
+        keys = prefix_of(a[0]) + [P + j for j, b in enumerate(everyone) if sees(letter, a, b, grid)]
+        out.append(softmax_over(q[:, P + i], keys, k, v))
+    return torch.stack(out, dim=1)
+
+
+def attention(layer: torch.nn.Module, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """What an ``AxisAttention`` without dropout has to compute from (B, P + T*H*W, C), by its weights."""
+    H, d = layer.num_heads, layer.head_dim
+    q, k, v = layer.qkv(x).chunk(3, dim=-1)
+    share = H // len(layer.letters)
+    heads = []
+    for h in range(H):
+        cut = slice(h * d, (h + 1) * d)
+        letter = layer.letters[h // share]
+        heads.append(
+            attend(
+                letter, layer.q_norm(q[..., cut]), layer.k_norm(k[..., cut]), v[..., cut], grid, layer.per_frame_prefix
+            )
+        )
+    y = layer.proj(layer.norm(torch.cat(heads, dim=-1)))
+    if layer.fc is not None:
+        y = layer.fc(y)
+    if all(letter in PREFIX_STAYS_OUT for letter in layer.letters):
+        P = x.shape[1] - len(places(grid))
+        y = torch.cat([torch.zeros_like(y[:, :P]), y[:, P:]], dim=1)
+    return y
+
+
+def reach(letter: str, grid: tuple[int, int, int], num_prefix: int, per_frame: bool = False) -> Tensor:
+    """Which inputs (columns) a block with one letter lets into which outputs (rows), its residual included."""
+    everyone = places(grid)
+    joins = letter not in PREFIX_STAYS_OUT
+    copies = num_prefix // (grid[0] if per_frame else 1)
+    frame = [p // copies if per_frame else None for p in range(num_prefix)] + [a[0] for a in everyone]
+
+    def meet(a: int, b: int) -> bool:
+        if a >= num_prefix and b >= num_prefix:
+            return sees(letter, everyone[a - num_prefix], everyone[b - num_prefix], grid)
+        return joins and (not per_frame or frame[a] == frame[b])
+
+    n = num_prefix + len(everyone)
+    return torch.tensor([[a == b or meet(a, b) for b in range(n)] for a in range(n)])
