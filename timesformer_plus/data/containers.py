@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import av
     import av.container
 
 # the containers whose demuxer knows where every frame is; the others must be decoded from the start to be counted
@@ -40,26 +41,21 @@ class DecodeError(RuntimeError):
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """The frames of a video file.
+    """The frames of a video file, as its packets tell them; nothing is decoded for it.
 
     Attributes:
         container: FFmpeg's name of the container's demuxer.
-        times: Presentation time of every frame, in seconds after the first tick of the stream, ascending; ``None``
-            where the container cannot tell without decoding.
-        num_frames: How many frames a sequential decode gives.
-        fps: Average frames per second; 0 where the file does not say.
-        size: (height, width) of the upright frames, in pixels.
-        rotation: Counter-clockwise quarter turns that bring a decoded frame upright, 0 to 3.
+        times: Time of every frame that a sequential decode gives, in seconds after the stream's start, ascending.
         tick: The unit of the file's times, in seconds.
+        fps: Average frames per second; 0 where the file does not say.
+        trouble: Why seeking to a frame of this file may give another one; empty where it does not.
     """
 
     container: str
-    times: tuple[Fraction, ...] | None
-    num_frames: int
-    fps: float
-    size: tuple[int, int]
-    rotation: int
+    times: tuple[Fraction, ...]
     tick: Fraction
+    fps: float
+    trouble: str = ""
 
 
 def identify(path: Path) -> str:
@@ -137,13 +133,13 @@ def open_container(path: Path, container: str) -> Iterator[av.container.InputCon
 
 
 def index_frames(path: Path) -> FrameIndex:
-    """List the frames of a file without decoding more than the first, where the container allows.
+    """List the frames of a file.
 
     Args:
         path: The file.
 
     Returns:
-        The index; ``times`` is ``None`` for containers that had to be decoded whole to be counted.
+        The index. Containers that do not tell a frame from a packet are decoded once, from start to end, to make it.
 
     Raises:
         DecodeError: Not a readable video, or the file ends before its last frame.
@@ -151,26 +147,48 @@ def index_frames(path: Path) -> FrameIndex:
     container = identify(path)
     with open_container(path, container) as opened:
         stream = opened.streams.video[0]
-        first = next(opened.decode(stream), None)
-        if first is None:
-            raise DecodeError(path, "holds no frame that can be decoded; copy it again")
-        turns = first.rotation // 90 % 4
-        size = (first.width, first.height) if turns % 2 else (first.height, first.width)
-        fps = float(stream.average_rate or 0)
-        tick = stream.time_base or Fraction(0)
-        start = stream.start_time or 0
-        announced = stream.frames
-    if container not in INDEXED:
-        with open_container(path, container) as opened:
-            count = sum(1 for _ in opened.decode(video=0))
-        return FrameIndex(container, None, count, fps, size, turns, tick)
+        fps, tick, start = float(stream.average_rate or 0), stream.time_base or Fraction(0), stream.start_time or 0
+        if container not in INDEXED:
+            # evenly spaced where the file has no times, as raw MPEG-4 in AVI; nobody seeks by them
+            times = tuple(i * tick for i, _ in enumerate(opened.decode(stream)))
+            return FrameIndex(container, times, tick, fps, f"{container} files have no exact index")
+        packets = [_Packet.of(packet) for packet in opened.demux(stream) if packet.size]
+        announced, duration = stream.frames, stream.duration or 0
+    shown = sorted(packet.time for packet in packets if not packet.hidden)
+    if not shown:
+        raise DecodeError(path, "holds no frame; copy it again")
+    # A file that is cut off still has the header of the whole. So has one whose edit list leaves out frames, but that
+    # one's duration counts only what is shown. Half a frame of slack: the last one's duration is often a guess.
+    end = max(packet.time + 1.5 * packet.duration for packet in packets) - start
+    if len(packets) < announced and end < duration:
+        raise DecodeError(path, f"is cut off after {len(packets)} of {announced} frames; copy it again")
+    trouble = ""
+    if len(shown) < max(len(packets), announced):
+        trouble = "an edit list hides frames"
+    elif _has_open_groups(packets):
+        trouble = "some frames depend on a key frame that comes after them (open GOP)"
+    return FrameIndex(container, tuple((time - start) * tick for time in shown), tick, fps, trouble)
 
-    with open_container(path, container) as opened:
-        packets = [packet for packet in opened.demux(video=0) if packet.size]
-        # the file's index still lists the frames of a part that is cut off
-        if len(packets) < announced:
-            raise DecodeError(path, f"is cut off after {len(packets)} of {announced} frames; copy it again")
-        # an edit list hides frames that others need for decoding: those are read and discarded
-        ticks = [packet.pts for packet in packets if packet.pts is not None and not packet.is_discard]
-    times = tuple((at - start) * tick for at in sorted(ticks))
-    return FrameIndex(container, times, len(times), fps, size, turns, tick)
+
+class _Packet(NamedTuple):
+    time: int
+    duration: int
+    key: bool
+    hidden: bool
+
+    @classmethod
+    def of(cls, packet: av.Packet[av.VideoStream]) -> _Packet:
+        # without a presentation time the frame is presented when it is decoded
+        time = packet.pts if packet.pts is not None else packet.dts or 0
+        return cls(time, packet.duration or 0, packet.is_keyframe, packet.is_discard)
+
+
+def _has_open_groups(packets: list[_Packet]) -> bool:
+    """Whether a key frame, other than the first, is followed by a frame shown before it."""
+    last_key = packets[0].time
+    for packet in packets[1:]:
+        if packet.key:
+            last_key = packet.time
+        elif packet.time < last_key != packets[0].time:
+            return True
+    return False

@@ -149,13 +149,14 @@ class VideoDataset(Dataset[Clip]):
         if whole is not None:
             return whole[self._choose(len(whole), clip, generator)]
         video = open_video(self.manifest.samples[index].path, self.decoder)
-        height, width = video.size
-        size = video.num_frames * height * width * 3
-        if self._cache_bytes + size <= self.cache_mb * 1e6:
-            whole = torch.from_numpy(video.read(range(video.num_frames)))
-            self._cache[index] = whole
-            self._cache_bytes += size
-            return whole[self._choose(len(whole), clip, generator)]
+        if self.cache_mb:
+            height, width = video.size
+            size = video.num_frames * height * width * 3
+            if self._cache_bytes + size <= self.cache_mb * 1e6:
+                whole = torch.from_numpy(video.read(range(video.num_frames)))
+                self._cache[index] = whole
+                self._cache_bytes += size
+                return whole[self._choose(len(whole), clip, generator)]
         return torch.from_numpy(video.read(self._choose(video.num_frames, clip, generator)))
 
     def _choose(self, total: int, clip: int, generator: torch.Generator) -> list[int]:

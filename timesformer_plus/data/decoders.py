@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from timesformer_plus.data.containers import INDEXED, DecodeError, identify, index_frames, open_container
+from timesformer_plus.data.containers import INDEXED, DecodeError, FrameIndex, index_frames, open_container
 
 __all__ = [
     "DecodeError",
@@ -114,22 +115,30 @@ def resolve_decoder(decoder: str) -> DecoderName:
 
 
 class DecordDecoder:
-    """Frames by decord: the fastest; exact on H.264, HEVC and VP9 in mp4, mov, mkv and webm, refuses the rest."""
+    """Frames by decord, the fastest.
+
+    It seeks to frames, so files in which that misses are refused: AVI, MPEG-TS, edit lists that hide frames, open GOPs
+    (which is what x265 writes unless told otherwise).
+    """
 
     def __init__(self, path: Path) -> None:
         import decord
 
-        container = identify(path)
-        if container not in INDEXED:
-            raise DecodeError(path, f"decord returns wrong frames from {container} files; use decoder='pyav'")
+        index = index_frames(path)
+        if index.trouble:
+            raise DecodeError(path, f"decord would return wrong frames, {index.trouble}; use decoder='pyav'")
         self.path = path
+        self.num_frames = len(index.times)
+        self.fps = index.fps
+        self._errors = (RuntimeError, AssertionError, decord.DECORDError)
         try:
             # the least fault_tol above 0: decord otherwise fills a damaged frame with the last good one, silently
             self._reader: Any = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-9)
-            self.num_frames = len(self._reader)
-            self.fps = float(self._reader.get_avg_fps())
-        except (RuntimeError, AssertionError) as error:
-            raise DecodeError(path, f"decord cannot open it ({_first_line(error)})") from error
+        except self._errors as error:
+            raise DecodeError(path, f"decord cannot open it ({_first_line(error)}); try decoder='pyav'") from error
+        if len(self._reader) != self.num_frames:
+            reason = f"decord counts {len(self._reader)} frames, the file has {self.num_frames}; use decoder='pyav'"
+            raise DecodeError(path, reason)
         # decord tells the size of a frame only with the frame
         height, width, _ = self.read([0])[0].shape
         self.size = (height, width)
@@ -139,8 +148,9 @@ class DecordDecoder:
         _check_indices(self.path, indices, self.num_frames)
         try:
             batch = self._reader.get_batch(list(indices))
-        except (RuntimeError, AssertionError) as error:
-            raise DecodeError(self.path, f"decord cannot read frames {list(indices)} ({_first_line(error)})") from error
+        except self._errors as error:
+            reason = f"decord cannot read frames {list(indices)} ({_first_line(error)}); try decoder='pyav'"
+            raise DecodeError(self.path, reason) from error
         # decord's own array, or a tensor once pytorchvideo has switched decord's bridge for the whole process
         return cast(Frames, batch.asnumpy() if hasattr(batch, "asnumpy") else batch.numpy())
 
@@ -151,9 +161,13 @@ class PyAVDecoder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._index = index_frames(path)
-        self.num_frames = self._index.num_frames
+        self.num_frames = len(self._index.times)
         self.fps = self._index.fps
-        self.size = self._index.size
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """See ``Decoder.size``."""
+        return _orientation(self.path, self._index)[1]
 
     def read(self, indices: Sequence[int]) -> Frames:
         """See ``Decoder.read``."""
@@ -163,7 +177,9 @@ class PyAVDecoder:
         with open_container(self.path, self._index.container) as opened:
             for i, frame in enumerate(opened.decode(video=0)):
                 if i in wanted:
-                    pictures[i] = _upright(cast(Frames, frame.to_ndarray(format="rgb24")), self._index.rotation)
+                    pictures[i] = _upright(
+                        cast(Frames, frame.to_ndarray(format="rgb24")), _quarter_turns(frame.rotation)
+                    )
                 if i == last:
                     break
         if len(pictures) < len(wanted):
@@ -185,24 +201,24 @@ class PyTorchVideoDecoder:
 
         self.path = path
         self._index = index_frames(path)
-        if self._index.times is None:
-            reason = f"pytorchvideo returns wrong frames from {self._index.container} files; use decoder='pyav'"
-            raise DecodeError(path, reason)
-        self._times = self._index.times
+        if self._index.container not in INDEXED:
+            raise DecodeError(
+                path, f"pytorchvideo would return wrong frames, {self._index.trouble}; use decoder='pyav'"
+            )
+        self.num_frames = len(self._index.times)
+        self.fps = self._index.fps
+        self._turns, self.size = _orientation(path, self._index)
         try:
             self._video: Any = EncodedVideo.from_path(str(path), decode_audio=False, decoder="pyav")
         except (RuntimeError, OSError) as error:
             raise DecodeError(path, f"pytorchvideo cannot open it ({_first_line(error)})") from error
-        self.num_frames = self._index.num_frames
-        self.fps = self._index.fps
-        self.size = self._index.size
 
     def read(self, indices: Sequence[int]) -> Frames:
         """See ``Decoder.read``."""
         _check_indices(self.path, indices, self.num_frames)
         first, last = min(indices), max(indices)
         # the end of the span is exclusive: one tick after the last frame's time
-        video = self._video.get_clip(self._times[first], self._times[last] + self._index.tick)["video"]
+        video = self._video.get_clip(self._index.times[first], self._index.times[last] + self._index.tick)["video"]
         found = 0 if video is None else video.shape[1]
         if found != last - first + 1:
             reason = (
@@ -210,7 +226,7 @@ class PyTorchVideoDecoder:
             )
             raise DecodeError(self.path, reason)
         chosen = video[:, [i - first for i in indices]].permute(1, 2, 3, 0).byte().numpy()
-        return np.stack([_upright(picture, self._index.rotation) for picture in chosen])
+        return np.stack([_upright(picture, self._turns) for picture in chosen])
 
 
 _DECODERS: dict[str, Callable[[Path], Decoder]] = {
@@ -218,8 +234,8 @@ _DECODERS: dict[str, Callable[[Path], Decoder]] = {
     "pyav": PyAVDecoder,
     "pytorchvideo": PyTorchVideoDecoder,
 }
-# modules that each imports -> what pip calls them, where that differs
-_MODULES = {"decord": ("decord",), "pyav": ("av",), "pytorchvideo": ("pytorchvideo", "av")}
+# modules that each imports, PyAV for the list of frames; pip calls them by the same names
+_MODULES = {"decord": ("decord", "av"), "pyav": ("av",), "pytorchvideo": ("pytorchvideo", "av")}
 
 
 def _not_installed(decoder: str) -> list[str]:
@@ -229,6 +245,21 @@ def _not_installed(decoder: str) -> list[str]:
 def _check_indices(path: Path, indices: Sequence[int], num_frames: int) -> None:
     if not indices or min(indices) < 0 or max(indices) >= num_frames:
         raise IndexError(f"{path}: frames {list(indices)} asked for; allowed are 0 to {num_frames - 1}, at least one")
+
+
+def _orientation(path: Path, index: FrameIndex) -> tuple[int, tuple[int, int]]:
+    """Counter-clockwise quarter turns that bring frames upright, and their (height, width) then."""
+    with open_container(path, index.container) as opened:
+        first = next(opened.decode(video=0), None)
+    if first is None:
+        raise DecodeError(path, "holds no frame that can be decoded; copy it again")
+    turns = _quarter_turns(first.rotation)
+    return turns, (first.width, first.height) if turns % 2 else (first.height, first.width)
+
+
+def _quarter_turns(degrees: int) -> int:
+    """Counter-clockwise, as FFmpeg and numpy count; players do not show other angles either."""
+    return round(degrees / 90) % 4
 
 
 def _upright(picture: Frames, turns: int) -> Frames:

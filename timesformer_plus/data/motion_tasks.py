@@ -197,10 +197,9 @@ def _scene(rng: np.random.Generator, size: int) -> tuple[Floats, Floats]:
     """A background, (size, size, 3), and a colour that stands out from it, (3,); both in 0..1."""
     from scipy.ndimage import zoom
 
-    dark, bright = rng.uniform(0.05, 0.4, 3), rng.uniform(0.6, 0.95, 3)
-    base, colour = (dark, bright) if rng.random() < 0.5 else (bright, dark)
+    base, colour = rng.uniform(0.05, 0.35, 3), rng.uniform(0.6, 0.95, 3)
     patches = int(rng.integers(2, 6))
-    coarse = rng.uniform(-0.2, 0.2, (patches, patches, 3))
+    coarse = rng.uniform(-0.15, 0.15, (patches, patches, 3))
     waves = zoom(coarse, (size / patches, size / patches, 1), order=1, mode="nearest", grid_mode=True)
     return np.clip(base + waves, 0, 1), colour
 
