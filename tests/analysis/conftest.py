@@ -1,20 +1,17 @@
-"""A sweep over a trainer that trains nothing, and stand-ins for measured costs."""
+"""Sweeps over a trainer that trains nothing."""
 
 import io
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ablation_fakes import FAKE_TRAINER, FakeMeasure
 from rich.console import Console
 
 from timesformer_plus.analysis.ablation import run_ablation
-from timesformer_plus.analysis.cost import Cost, Speed
 from timesformer_plus.analysis.sweep import Suite, Sweep
-
-FAKE_TRAINER = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
 
 
 @pytest.fixture
@@ -33,21 +30,6 @@ def make_sweep(tmp_path: Path) -> Callable[..., Sweep]:
         )
 
     return make
-
-
-class FakeMeasure:
-    """Counts how often it is asked, and gives every model a cost of its own."""
-
-    def __init__(self) -> None:
-        self.asked: list[list[str]] = []
-
-    def __call__(self, folders: Mapping[str, Path], threads: int) -> dict[str, tuple[Cost, Speed]]:
-        assert all(folder.is_dir() for folder in folders.values())
-        self.asked.append(list(folders))
-        return {
-            name: (Cost(1000, 0.5 * (1 + index)), Speed(100.0 / (1 + index), 8, 11, threads, "test <cpu>"))
-            for index, name in enumerate(folders)
-        }
 
 
 @pytest.fixture

@@ -12,14 +12,18 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import torch
+from jsonargparse import ArgumentError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from ..engine.build import build_model
+from ..engine.config import train_parser
 from .cost import Cost, Speed, measure_saved_models
 from .processes import FolderBusyError, folder_lock, signal_group, signals_ignored, termination_interrupts
 from .report import print_report, write_report
@@ -85,6 +89,8 @@ def run_ablation(
     runs = plan_runs(sweep)
     with folder_lock(sweep.output) as lock, termination_interrupts():
         if not sweep.report_only:
+            if tuple(trainer) == TRAINER:
+                _check_options(runs)
             todo = _runs_to_do(runs, sweep, console)
             Runner(sweep, trainer, console, lock).run(todo, total=len(runs))
             measure_costs(sweep, runs, measure, console)
@@ -294,6 +300,25 @@ def log_tail(log: Path, lines: int) -> list[str]:
     plain = (Text.from_ansi(line).plain for line in text.splitlines())
     clean = ("".join(c for c in line if c.isprintable() or c == "\t") for line in plain)
     return [line for line in clean if line.strip()][-lines:]
+
+
+def _check_options(runs: Sequence[Run]) -> None:
+    """Read every run's options as the trainer will, and build every variant's model without weights.
+
+    A typo must not cost a night. On the meta device a model takes no memory and no time.
+    """
+    parser = train_parser()
+    parser.exit_on_error = False
+    built: set[tuple[str, str]] = set()
+    for run in runs:
+        try:
+            config = parser.instantiate(parser.parse_object({**run.options, "output": str(run.folder)}))
+            if (run.suite, run.variant) not in built:
+                with torch.device("meta"):
+                    build_model(replace(config.model, pretrained=False), config.data, num_classes=2)
+        except (ArgumentError, ValueError) as error:
+            raise ValueError(f"{run.name} cannot be trained: {error}") from None
+        built.add((run.suite, run.variant))
 
 
 def _runs_to_do(runs: Sequence[Run], sweep: Sweep, console: Console) -> list[Run]:

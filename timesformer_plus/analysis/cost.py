@@ -57,25 +57,26 @@ class Speed:
 
 
 def clip_shape(model: nn.Module) -> tuple[int, int, int, int]:
-    """Shape (C, T, H, W) of the clip view that a video model was built for.
+    """Shape of the clip view that a video model was built for.
 
     Args:
-        model: A ``VideoTransformer`` (read: ``num_frames``, ``patch_embed.img_size``, ``patch_embed.proj``).
+        model: A ``VideoTransformer`` (read: ``num_frames``, ``in_chans``, ``patch_embed``).
 
     Returns:
-        Channels, frames, height and width in pixels.
+        (C, T, H, W), or (T, C, H, W) where the model takes its input so.
 
     Raises:
         ValueError: The model does not say what it was built for.
     """
     try:
         height, width = model.patch_embed.img_size  # type: ignore[union-attr,misc]
-        channels = model.patch_embed.proj.in_channels  # type: ignore[union-attr]
-        return int(channels), int(model.num_frames), int(height), int(width)  # type: ignore[arg-type]
+        channels, frames = int(model.in_chans), int(model.num_frames)  # type: ignore[arg-type]
+        swapped = model.patch_embed.input_format == "NTCHW"  # type: ignore[union-attr]
     except AttributeError as error:
         raise ValueError(
             f"{type(model).__name__} does not tell its clip shape ({error}); give clip=(C, T, H, W)"
         ) from None
+    return (frames, channels, int(height), int(width)) if swapped else (channels, frames, int(height), int(width))
 
 
 def measure_cost(model: nn.Module, clip: tuple[int, int, int, int] | None = None) -> Cost:
@@ -85,8 +86,8 @@ def measure_cost(model: nn.Module, clip: tuple[int, int, int, int] | None = None
     and no memory. The model itself may lie on any device and is left as it is.
 
     Args:
-        model: Takes (B, C, T, H, W).
-        clip: Shape (C, T, H, W) of a clip view; None takes the one that the model was built for.
+        model: Takes one batch of clip views.
+        clip: Shape of a clip view, such as (C, T, H, W); None takes the one that the model was built for.
 
     Returns:
         The cost of one clip view.
@@ -141,8 +142,8 @@ def measure_speed(
     does so for all of them; the median over the rounds forgets the odd interruption.
 
     Args:
-        models: Name -> model that takes (B, C, T, H, W). Moved to ``device`` and put back in its mode afterwards.
-        clip: Shape (C, T, H, W) of a clip view; None takes what each model was built for.
+        models: Name -> model. Moved to ``device`` and put back in its mode afterwards.
+        clip: Shape of a clip view, such as (C, T, H, W); None takes what each model was built for.
         batch_size: Clip views a forward pass.
         repeats: Timed rounds.
         warmup: Rounds before them that are not timed.

@@ -1,0 +1,237 @@
+"""The runner, on a trainer that trains nothing: skipping, failing, stopping, locking."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from ablation_fakes import FAKE_TRAINER
+
+from timesformer_plus.analysis import ablation
+from timesformer_plus.analysis.ablation import log_tail, main
+from timesformer_plus.analysis.processes import FolderBusyError, folder_lock
+from timesformer_plus.analysis.sweep import plan_runs, read_json
+
+TS = {"model.pattern": "ts", "fake.score": 0.9}
+
+
+def calls(sweep):
+    """Trainings that were started, as 'pattern seed threads'."""
+    file = sweep.output / "calls.txt"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def wait_for(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_every_run_trains_once_seed_by_seed(make_sweep, run):
+    sweep = make_sweep({"s": {}, "ts": TS}, seeds=(0, 1), threads=1)
+    status, text = run(sweep)
+    assert status == 0
+    assert calls(sweep) == ["s 0 1", "ts 0 1", "s 1 1", "ts 1 1"]
+    assert all((r.folder / "log.txt").read_text() == "epoch 1 of 1\n" for r in plan_runs(sweep))
+    assert all(read_json(r.folder / "status.json")["status"] == "finished" for r in plan_runs(sweep))
+    assert {path.name for path in sweep.output.iterdir()} >= {"report.md", "report.json", "report.html"}
+    lines = text.splitlines()
+    assert lines[0].startswith("4 runs, 0 of them finished; 1 at a time")
+    assert lines[1] == "task/s/seed=0: started"
+    assert "task/ts/seed=1: finished" in text
+    assert "4 of 4 done, about 0.0 s left" in text
+
+
+def test_second_call_trains_and_measures_nothing(make_sweep, run, measure):
+    sweep = make_sweep({"s": {}, "ts": TS})
+    run(sweep)
+    report = (sweep.output / "report.json").read_text()
+    status, text = run(sweep)
+    assert status == 0
+    assert len(calls(sweep)) == 4
+    assert measure.asked == [["ts", "s"]] or measure.asked == [["s", "ts"]]
+    assert "4 of them finished" in text
+    assert (sweep.output / "report.json").read_text() == report
+
+
+def test_a_new_variant_trains_alone_and_is_measured_beside_the_others(make_sweep, run, measure):
+    run(make_sweep({"s": {}}))
+    sweep = make_sweep({"s": {}, "ts": TS})
+    run(sweep)
+    assert calls(sweep) == ["s 0 1", "s 1 1", "ts 0 1", "ts 1 1"]
+    assert [sorted(asked) for asked in measure.asked] == [["s"], ["s", "ts"]]
+
+
+def test_failure_is_shown_and_stops_nothing(make_sweep, run):
+    sweep = make_sweep({"s": {"fake.fail": [0]}, "ts": {**TS, "fake.silent": [1]}})
+    status, text = run(sweep)
+    assert status == 1
+    assert len(calls(sweep)) == 4
+    assert "task/s/seed=0: failed, exit status 3" in text
+    assert "    | loss is nan\n    | RuntimeError: <planted> failure\n" in text
+    assert "task/ts/seed=1: failed, it ended without writing result.json" in text
+    assert "missing: task/s/seed=0: failed, exit status 3" in text
+    assert [m["name"] for m in read_json(sweep.output / "report.json")["suites"]["task"]["missing"]] == [
+        "task/s/seed=0",
+        "task/ts/seed=1",
+    ]
+
+
+def test_what_failed_is_run_again_and_nothing_else(make_sweep, run):
+    run(make_sweep({"s": {"fake.fail": [0]}, "ts": TS}))
+    sweep = make_sweep({"s": {"fake.fail": []}, "ts": TS}, on_change="rerun", seeds=(0,))
+    status, _ = run(sweep)
+    assert status == 0
+    assert calls(sweep)[4:] == ["s 0 1"]
+
+
+def test_changed_options_are_refused_unless_told_otherwise(make_sweep, run):
+    run(make_sweep({"s": {}}))
+    changed = {"s": {"fake.score": 0.6}}
+    with pytest.raises(ValueError, match=r"2 finished runs in .* have other options"):
+        run(make_sweep(changed))
+    assert len(calls(make_sweep(changed))) == 2
+    status, text = run(make_sweep(changed, on_change="rerun"))
+    assert status == 0
+    assert "task/s/seed=0 is finished with other options: fake.score: 0.5 -> 0.6" in text
+    assert len(calls(make_sweep(changed))) == 4
+
+
+def test_report_only_starts_nothing_and_tells_what_is_missing(make_sweep, run, measure):
+    sweep = make_sweep({"s": {}}, report_only=True)
+    status, text = run(sweep)
+    assert status == 1
+    assert calls(sweep) == []
+    assert measure.asked == []
+    assert "missing: task/s/seed=0: not run" in text
+
+
+def test_folder_with_foreign_files_is_left_alone(make_sweep, run):
+    sweep = make_sweep({"s": {}}, seeds=(0,))
+    mine = plan_runs(sweep)[0].folder / "thesis.tex"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    with pytest.raises(ValueError, match="no run wrote it"):
+        run(sweep)
+    assert mine.read_text() == "years of work"
+
+
+def test_jobs_run_beside_each_other(make_sweep, run):
+    sweep = make_sweep({"a": {"fake.sleep": 30}, "b": {"fake.sleep": 30}, "c": {}}, seeds=(0,), jobs=2)
+    folders = {r.variant: r.folder for r in plan_runs(sweep)}
+    observed = []
+
+    def release_when_two_run():
+        wait_for(lambda: (folders["a"] / "pid").exists() and (folders["b"] / "pid").exists())
+        observed.append(folders["c"].exists())
+        (sweep.output / "release").touch()
+
+    watcher = threading.Thread(target=release_when_two_run)
+    watcher.start()
+    status, _ = run(sweep)
+    watcher.join()
+    assert status == 0
+    assert observed == [False]
+
+
+def test_two_runners_do_not_collide(make_sweep, run):
+    sweep = make_sweep({"s": {}})
+    with folder_lock(sweep.output), pytest.raises(FolderBusyError, match=rf"in use by process {os.getpid()} on "):
+        run(sweep)
+    assert calls(sweep) == []
+    assert run(sweep)[0] == 0
+
+
+def test_a_training_that_outlives_its_runner_keeps_the_folder(tmp_path):
+    with folder_lock(tmp_path) as lock:
+        orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
+    with pytest.raises(FolderBusyError), folder_lock(tmp_path):
+        pass
+    orphan.communicate(b"\n")
+    with folder_lock(tmp_path):
+        pass
+
+
+RUNNER = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    from ablation_fakes import FAKE_TRAINER, FakeMeasure
+    from timesformer_plus.analysis.ablation import run_ablation
+    from timesformer_plus.analysis.sweep import Suite, Sweep
+
+    variants = {{"done": {{}}, "a": {{"fake.sleep": 60}}, "b": {{"fake.sleep": 60}}, "later": {{}}}}
+    suite = Suite(base=Path({base!r}), variants=variants, reference="done")
+    sweep = Sweep(suites={{"task": suite}}, output=Path({output!r}), seeds=(0,), jobs=2)
+    try:
+        run_ablation(sweep, trainer=FAKE_TRAINER, measure=FakeMeasure())
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_stops_the_trainings_and_keeps_what_is_finished(make_sweep, run, tmp_path, number):
+    options = {"done": {}, "a": {"fake.sleep": 60}, "b": {"fake.sleep": 60}, "later": {}}
+    sweep = make_sweep(options, seeds=(0,), jobs=2)
+    folders = {r.variant: r.folder for r in plan_runs(sweep)}
+    code = textwrap.dedent(RUNNER).format(
+        tests=str(Path(__file__).parent), base=str(tmp_path / "base.yaml"), output=str(sweep.output)
+    )
+    runner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: (folders["a"] / "pid").exists() and (folders["b"] / "pid").exists(), seconds=60)
+    pids = [int((folders[variant] / "pid").read_text()) for variant in "ab"]
+    runner.send_signal(number)
+    text, _ = runner.communicate(timeout=30)
+    assert runner.returncode == 130
+    assert "stopping 2 trainings under way" in text
+    assert not any(alive(pid) for pid in pids)
+    assert [r.state() for r in plan_runs(sweep)] == ["finished", "missing", "missing", "missing"]
+    (sweep.output / "release").touch()
+    assert run(sweep)[0] == 0
+    assert calls(sweep).count("s 0 1") == 6  # done, a, b; then a, b, later
+
+
+def test_typo_is_found_before_anything_trains(make_sweep, run):
+    sweep = make_sweep({"s": {"data.root": "x"}}, seeds=(0,))
+    with pytest.raises(ValueError, match=r"task/s/seed=0 cannot be trained: .*fake"):
+        run(sweep, trainer=ablation.TRAINER)
+    assert not plan_runs(sweep)[0].folder.exists()
+
+
+def test_main_reports_errors_without_a_traceback(make_sweep, tmp_path, capsys):
+    make_sweep({"s": {}})
+    file = tmp_path / "sweep.yaml"
+    file.write_text(f"output: {tmp_path}/o\nsuites: {{a: {{base: base.yaml, reference: s, variants: {{s: {{}}}}}}}}\n")
+    assert main(["--config", str(file)]) == 2
+    assert "error: a/s/seed=0 cannot be trained" in capsys.readouterr().out
+
+
+def test_log_tail_is_plain_text(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_bytes(b"x" * 20000 + b"\nfirst\n\n\x1b[1mbold\x1b[0m\x07 \xff\n   \n")
+    assert log_tail(log, 2) == ["first", "bold �"]
+    assert log_tail(tmp_path / "none", 2) == []
+
+
+def test_trainer_that_is_killed_says_so(make_sweep, run, tmp_path):
+    script = tmp_path / "dies.py"
+    script.write_text("import os, signal; print('about to die', flush=True); os.kill(os.getpid(), signal.SIGKILL)")
+    status, text = run(make_sweep({"s": {}}, seeds=(0,)), trainer=(FAKE_TRAINER[0], str(script)))
+    assert status == 1
+    assert "failed, it was killed by SIGKILL" in text
+    assert "    | about to die" in text
