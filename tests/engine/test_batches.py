@@ -39,7 +39,9 @@ def test_shares_of_all_processes_make_up_the_same_global_batches(world_size, acc
 
 
 def test_batch_that_cannot_be_shared_out():
-    with pytest.raises(ValueError, match="batch_size=8 is the number of clips over all processes.*3 processes.*; 6 can"):
+    with pytest.raises(
+        ValueError, match=r"batch_size=8 is the number of clips over all processes.*3 processes.*; 6 can"
+    ):
         make(world_size=3)
     with pytest.raises(ValueError, match="2 processes x 8 micro-batches; 16 can"):
         make(world_size=2, accumulate=8)

@@ -76,10 +76,10 @@ def build_model(model: ModelConfig, data: DataConfig, num_classes: int) -> nn.Mo
     """Create the network for the clips and the classes of the data.
 
     Raises:
-        ValueError: timm does not know the name, or an option does not fit the model.
+        ValueError: timm does not know the name, an option does not fit the model, or there are no such weights.
     """
     given: dict[str, Any] = {"num_frames": data.num_frames, "img_size": data.img_size}
-    if not timm.is_model(model.name):
+    if ":" not in model.name and not timm.is_model(model.name):  # local-dir:FOLDER and hf-hub:REPOSITORY have one
         near = ", ".join(timm.list_models("*timesformer*"))
         raise ValueError(f"model.name={model.name!r} is not a model that timm knows; the video models are {near}")
     try:
@@ -91,8 +91,10 @@ def build_model(model: ModelConfig, data: DataConfig, num_classes: int) -> nn.Mo
             **{key: value for key, value in given.items() if value is not None},
             **model.args,
         )
-    except TypeError as error:  # an unknown key in model.args
-        raise ValueError(f"model {model.name!r} refuses its arguments ({error}); see model.args") from error
+    except (TypeError, RuntimeError) as error:  # an unknown key in model.args; no weights, or others than expected
+        raise ValueError(
+            f"model {model.name!r} cannot be made ({error}); see model.args and model.pretrained"
+        ) from error
     return network
 
 

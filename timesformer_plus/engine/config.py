@@ -32,10 +32,10 @@ class ModelConfig:
     """The network.
 
     Args:
-        name: A timm model name, such as timesformer_small_patch16_224.
+        name: A timm model name, such as timesformer_small_patch16_224, or local-dir:RUN/best for a checkpoint.
         pattern: How the attentions interleave: a scheme (divided, joint, …) or a pattern such as 'ts' or 's*3 j'.
-        pretrained: Start from the weights that timm knows for this name (a path can be given in `args` as
-            `pretrained_cfg_overlay: {file: PATH}`).
+        pretrained: Start from the weights that timm has for this name; those of a file with
+            `args: {pretrained_cfg_overlay: {file: PATH}}`.
         args: Further keyword arguments of the model, such as `{depth: 3, embed_dim: 64, global_pool: avg}`; everything
             that timm's VisionTransformer takes is allowed.
     """

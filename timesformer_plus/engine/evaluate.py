@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from timesformer_plus.engine.batches import evaluation_keys
 from timesformer_plus.engine.build import build_test_dataset
 from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.metrics import Metrics, score
+from timesformer_plus.engine.processes import join_processes, set_threads
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def predict_views(
     Raises:
         DecodeError: A video cannot be read; none is skipped or replaced.
     """
-    state = PartialState()
+    state = join_processes()
     weight = next(model.parameters())
     keys = evaluation_keys(len(dataset), dataset.num_views, rank=state.process_index, world_size=state.num_processes)
     loader: DataLoader[Clip] = DataLoader(dataset, batch_size=batch_size, sampler=keys, num_workers=num_workers)
@@ -138,7 +138,8 @@ def evaluate_checkpoint(
         batch_size: Clips a forward pass, in every process.
         num_workers: Processes that read videos ahead, in every process.
         decoder: Video reader.
-        threads: Computing threads a process; 0 leaves it to torch.
+        threads: Computing threads a process; 0 for $OMP_NUM_THREADS where it is set, else the cores shared out among
+            the processes of this machine.
         output: JSON file to write the metrics to.
 
     Returns:
@@ -148,15 +149,14 @@ def evaluate_checkpoint(
         ValueError: The folder is not a checkpoint, or the manifest is malformed or has other classes than the model.
         DecodeError: A video cannot be read.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    state = join_processes()
+    set_threads(threads)
     network, classes, recipe = load_checkpoint(model)
     recipe = dataclasses.replace(
         recipe, num_clips=num_clips or recipe.num_clips, num_crops=num_crops or recipe.num_crops
     )
     videos = read_csv(manifest, root=root, classes=classes, multi_label=recipe.multi_label)
     dataset = build_test_dataset(videos, recipe, decoder=decoder)
-    state = PartialState()
     metrics = evaluate(network.to(state.device), dataset, batch_size=batch_size, num_workers=num_workers)
     if output is not None and state.is_main_process:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -190,6 +190,9 @@ def main() -> None:
     try:
         metrics = evaluate_checkpoint(**options.as_dict())
     except (ValueError, ImportError, DecodeError) as error:
-        sys.exit(f"error: {error}")
-    if PartialState().is_main_process:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    state = join_processes()
+    if state.is_main_process:
         print_metrics(f"{options.model} on {options.manifest}", metrics)
+    state.destroy_process_group()

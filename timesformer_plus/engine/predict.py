@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from accelerate import PartialState
 from jsonargparse import ArgumentParser
 
 from timesformer_plus.data.decoders import DecodeError, DecoderName
@@ -14,6 +13,7 @@ from timesformer_plus.data.manifests import Manifest, Sample
 from timesformer_plus.engine.build import build_test_dataset
 from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.evaluate import predict_views
+from timesformer_plus.engine.processes import join_processes
 
 
 def predict(
@@ -53,7 +53,7 @@ def predict(
     unknown = (0,) * len(classes) if recipe.multi_label else 0  # the true label: not looked at
     manifest = Manifest((Sample(str(video), Path(video), unknown),), classes, recipe.multi_label)
     dataset = build_test_dataset(manifest, recipe, decoder=decoder)
-    predictions = predict_views(network.to(PartialState().device), dataset, batch_size=dataset.num_views)
+    predictions = predict_views(network.to(join_processes().device), dataset, batch_size=dataset.num_views)
     probabilities, order = predictions.probabilities[0].sort(descending=True, stable=True)
     ranked = zip(order.tolist(), probabilities.tolist(), strict=True)
     return [(classes[index], probability) for index, probability in ranked][:topk]
@@ -84,5 +84,6 @@ def main() -> None:
     try:
         predictions = predict(**options.as_dict())
     except (ValueError, ImportError, DecodeError) as error:
-        sys.exit(f"error: {error}")
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
     print_predictions(options.video, predictions)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -36,7 +35,9 @@ from timesformer_plus.engine.checkpoint import load_weights, save_checkpoint
 from timesformer_plus.engine.config import TrainConfig, parse_train_config
 from timesformer_plus.engine.display import Display
 from timesformer_plus.engine.evaluate import evaluate
+from timesformer_plus.engine.interrupt import Interrupt, interrupts
 from timesformer_plus.engine.metrics import Metrics, better
+from timesformer_plus.engine.processes import join_processes, runs_on_cpu, set_threads
 from timesformer_plus.engine.run_folder import RunFolder, describe_environment
 
 
@@ -85,8 +86,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     run = prepare(config)
     steps = config.epochs * run.batches.steps_per_epoch
     try:
-        with Display(enabled=config.progress and run.folder.writes, steps=steps) as display:
-            return _fit(run, display)
+        with Display(enabled=config.progress and run.folder.writes, steps=steps) as display, interrupts() as interrupt:
+            return _fit(run, display, interrupt)
     except KeyboardInterrupt:
         if run.folder.writes:
             kept = run.folder.last.exists()
@@ -140,25 +141,13 @@ def prepare(config: TrainConfig) -> Run:
 
 
 def _start_processes(config: TrainConfig) -> Accelerator:
+    join_processes(config.world_size)
+    set_threads(config.threads)
     autocast = config.precision if config.precision in ("bf16", "fp16") else "no"
-    accelerator = Accelerator(mixed_precision=autocast)
-    running = accelerator.num_processes
-    if config.world_size not in (None, running):
-        raise ValueError(
-            f"world_size={config.world_size}, but {running} process{'es run' if running > 1 else ' runs'}; start with "
-            f"`torchrun --nproc_per_node {config.world_size} tools/train.py ...` "
-            "(on CPU `accelerate launch --cpu --num_processes N` starts one process whatever N is)"
-        )
-    threads = config.threads
-    if not threads and "OMP_NUM_THREADS" not in os.environ:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        threads = max(1, len(os.sched_getaffinity(0)) // local)
-    if threads:
-        torch.set_num_threads(threads)
-    return accelerator
+    return Accelerator(mixed_precision=autocast, cpu=runs_on_cpu())
 
 
-def _fit(run: Run, display: Display) -> dict[str, Any]:
+def _fit(run: Run, display: Display, interrupt: Interrupt) -> dict[str, Any]:
     config, accelerator, folder = run.config, run.accelerator, run.folder
     folder.start(
         config,
@@ -170,7 +159,7 @@ def _fit(run: Run, display: Display) -> dict[str, Any]:
         optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=run.batches.steps_per_epoch
     )
     model, optimizer = accelerator.prepare(run.network, optimizer)
-    trainer = Trainer(run, model, optimizer, scheduler, display)
+    trainer = Trainer(run, model, optimizer, scheduler, display, interrupt)
     best: Metrics | None = None
     best_epoch = -1
     seconds = 0.0
@@ -231,14 +220,18 @@ class Trainer:
         optimizer: Prepared by accelerate.
         scheduler: Not prepared.
         display: Told about every update.
+        interrupt: Asked after every update.
     """
 
-    def __init__(self, run: Run, model: nn.Module, optimizer: Any, scheduler: Scheduler, display: Display) -> None:
+    def __init__(
+        self, run: Run, model: nn.Module, optimizer: Any, scheduler: Scheduler, display: Display, interrupt: Interrupt
+    ) -> None:
         self.run = run
         self.model = model
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.display = display
+        self.interrupt = interrupt
         self.criterion = build_loss(multi_label=run.recipe.multi_label, label_smoothing=run.config.label_smoothing)
         self.dtype = next(run.network.parameters()).dtype
         self.step = 0
@@ -287,26 +280,32 @@ class Trainer:
                 loss = self.criterion(self.model(video), target) / config.accumulate
                 accelerator.backward(loss)
             total += loss.detach()
-        mean_loss = accelerator.reduce(total, reduction="mean").item()
+        # an interrupt travels with the loss, so that all processes stop after the same update
+        report = torch.stack([total, total.new_tensor(float(self.interrupt.requested))])
+        mean_loss, interrupted = accelerator.reduce(report, reduction="mean").tolist()
         grad_norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad or math.inf).item()
-        self._check_finite(mean_loss, grad_norm, indices)
+        if not (math.isfinite(mean_loss) and (math.isfinite(grad_norm) or config.precision == "fp16")):
+            self._stop(mean_loss, total.item(), grad_norm, indices)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.scheduler.step_update(self.step)
+        if interrupted:
+            raise KeyboardInterrupt
         return mean_loss, grad_norm
 
-    def _check_finite(self, loss: float, grad_norm: float, indices: Sequence[int]) -> None:
-        # both numbers are the same in every process, so all stop together. With fp16 an overflowing gradient is part of
-        # the game: the scaler skips that update and lowers its scale.
-        if math.isfinite(loss) and (math.isfinite(grad_norm) or self.run.config.precision == "fp16"):
-            return
+    def _stop(self, loss: float, own_loss: float, grad_norm: float, indices: Sequence[int]) -> NoReturn:
+        # the mean loss and the norm are the same in every process, so all come here together. With fp16 an overflowing
+        # gradient is part of the game: the scaler skips that update and lowers its scale.
+        rank = self.run.accelerator.process_index
         samples = self.run.train_data.manifest.samples
-        ids = gather_object([samples[index].id for index in indices])
+        reports = gather_object([(rank, math.isfinite(own_loss), [samples[index].id for index in indices])])
+        # the gradient is that of all clips; a loss is that of its process
+        guilty = [report for report in reports if math.isfinite(loss) or not report[1]]
         what = f"the gradient's norm is {grad_norm}" if math.isfinite(loss) else f"the loss is {loss}"
+        clips = "; ".join(f"process {rank}: {', '.join(ids)}" for rank, _, ids in guilty)
         raise NonFiniteError(
-            f"update {self.step + 1}: {what}; lower optim.lr, set clip_grad, or look at the clips of this batch: "
-            f"{', '.join(ids)}"
+            f"update {self.step + 1}: {what}; lower optim.lr, set clip_grad, or look at the clips: {clips}"
         )
 
 
@@ -318,7 +317,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, ImportError, DecodeError, NonFiniteError) as error:
-        sys.exit(f"error: {error}")
+        # one write a line: the processes share a terminal
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
     finally:
         PartialState().destroy_process_group()
 

@@ -1,0 +1,162 @@
+"""Objects made from options."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from timesformer_plus.engine.build import (
+    build_loss,
+    build_manifests,
+    build_model,
+    build_optimizer,
+    build_recipe,
+    build_scheduler,
+    build_test_dataset,
+    build_train_dataset,
+)
+from timesformer_plus.engine.config import DataConfig, ModelConfig, OptimConfig, ScheduleConfig
+
+NAME = "timesformer_test_patch8_32"
+
+
+def make(data=None, **model):
+    return build_model(ModelConfig(name=NAME, **model), data or DataConfig(root=Path()), 5)
+
+
+def test_model_takes_its_options_from_model_and_data():
+    data = DataConfig(root=Path(), num_frames=4, img_size=(16, 32), stride=3)
+    model = make(data, pattern="s*2 t", args={"depth": 3, "embed_dim": 32, "global_pool": "avg"})
+    assert (model.pattern, len(model.blocks), model.global_pool) == ("s*2 t", 3, "avg")
+    assert model(torch.zeros(2, 3, 4, 16, 32)).shape == (2, 5)
+    recipe = build_recipe(model, data, num_clips=2, num_crops=3)
+    assert (recipe.num_frames, recipe.img_size, recipe.stride, recipe.num_clips) == (4, (16, 32), 3, 2)
+
+
+def test_recipe_takes_what_is_left_open_from_the_model():
+    model = make()
+    recipe = build_recipe(model, DataConfig(root=Path()), num_clips=1, num_crops=1)
+    assert (recipe.num_frames, recipe.img_size) == (8, (32, 32))
+    assert recipe.mean == tuple(model.pretrained_cfg["mean"])
+    assert recipe.std == tuple(model.pretrained_cfg["std"])
+
+
+def test_unknown_model_shows_the_known_ones():
+    with pytest.raises(ValueError, match=f"'timesformr' is not a model that timm knows.*{NAME}"):
+        build_model(ModelConfig(name="timesformr"), DataConfig(root=Path()), 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"args": {"dept": 3}}, "unexpected keyword argument 'dept'.*model.args"),
+        ({"pretrained": True}, "No pretrained weights.*model.pretrained"),
+        ({"pattern": "tx"}, "'tx' is wrong at character 2"),
+        ({"pattern": "t s t", "args": {"depth": 4}}, "does not divide"),
+    ],
+)
+def test_option_that_does_not_fit_the_model(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        make(**options)
+
+
+def test_splits_share_the_classes_of_the_training_split(tmp_path):
+    for name, rows in {"train": "a.mp4,cat\nb.mp4,dog\n", "val": "a.mp4,dog\n"}.items():
+        (tmp_path / f"{name}.csv").write_text("path,label\n" + rows)
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").touch()
+    splits = build_manifests(DataConfig(root=tmp_path, test=None))
+    assert splits.train.classes == splits.val.classes == ("cat", "dog")
+    assert splits.val.samples[0].label == 1
+    assert splits.test is None
+
+
+def test_label_that_training_does_not_have(tmp_path):
+    for name, rows in {"train": "a.mp4,cat\n", "val": "a.mp4,dog\n"}.items():
+        (tmp_path / f"{name}.csv").write_text("path,label\n" + rows)
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(ValueError, match=r"val.csv, row 2: label 'dog' is not one of the 1 classes"):
+        build_manifests(DataConfig(root=tmp_path, test=None))
+
+
+def test_training_clips_are_augmented_as_told_and_test_views_are_not_random(direction):
+    data = DataConfig(root=direction, hflip=0.5, scale=(0.3, 1.0), num_frames=4)
+    splits = build_manifests(data)
+    recipe = build_recipe(make(data), data, num_clips=2, num_crops=1)
+    train = build_train_dataset(splits.train, recipe, data, seed=1)
+    clips = [train[(epoch, 0, 0)].video for epoch in range(3)]
+    assert clips[0].shape == (3, 4, 32, 32)
+    assert not torch.equal(clips[0], clips[1])
+    assert torch.equal(clips[2], train[(2, 0, 0)].video)
+    test = build_test_dataset(splits.val, recipe)
+    assert test.num_views == 2
+    assert torch.equal(test[(0, 3, 1)].video, test[(7, 3, 1)].video)
+
+
+def test_losses():
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
+    # probabilities (1/4, 3/4) and (1/2, 1/2)
+    plain = build_loss(multi_label=False)(logits, torch.tensor([1, 0]))
+    assert plain.item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+    smooth = build_loss(multi_label=False, label_smoothing=0.5)(logits[:1], torch.tensor([1]))
+    assert smooth.item() == pytest.approx(0.75 * math.log(4 / 3) + 0.25 * math.log(4))
+    bits = build_loss(multi_label=True)(logits[:1], torch.tensor([[1.0, 0.0]]))
+    assert bits.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+
+
+def test_norms_biases_and_embeddings_are_free_of_weight_decay():
+    model = make(args={"depth": 2, "embed_dim": 32})
+    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.1))
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed
+    for name, parameter in model.named_parameters():
+        free = parameter.ndim == 1 or name in ("cls_token", "pos_embed", "time_embed")
+        assert (id(parameter) in decayed) != free, name
+
+
+def test_layer_decay_slows_the_layers_below():
+    model = make(args={"depth": 2, "embed_dim": 32})
+    optimizer = build_optimizer(model, OptimConfig(lr=1.0, layer_decay=0.5))
+    build_scheduler(optimizer, ScheduleConfig(), epochs=1, steps_per_epoch=10).step_update(0)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rate[id(model.head.weight)] == 1.0
+    assert rate[id(model.blocks[1].mlp.fc1.weight)] == 0.5
+    assert rate[id(model.blocks[0].mlp.fc1.weight)] == 0.25
+    assert rate[id(model.patch_embed.proj.weight)] == 0.125
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"), [({"name": "adamx"}, "adamx"), ({"args": {"beta": 1}}, "'beta'.*see optim.args")]
+)
+def test_optimizer_that_does_not_exist(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        build_optimizer(nn.Linear(2, 2), OptimConfig(**options))
+
+
+def rates(config, *, epochs, steps_per_epoch, lr=1.0):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+    scheduler = build_scheduler(optimizer, config, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    found = []
+    for step in range(epochs * steps_per_epoch):
+        found.append(optimizer.param_groups[0]["lr"])
+        scheduler.step_update(step + 1)
+    return found
+
+
+def test_cosine_with_warm_up_by_the_update():
+    found = rates(ScheduleConfig(warmup_epochs=0.5, warmup_lr=0.1), epochs=2, steps_per_epoch=4)
+    # two updates of warm-up from .1 towards 1, then the cosine over all eight updates
+    expected = [0.1, 0.55] + [0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(2, 8)]
+    assert found == pytest.approx(expected)
+
+
+def test_multistep_as_in_the_paper():
+    config = ScheduleConfig(name="multistep", milestones=(2, 3), decay_rate=0.1)
+    # timm's multistep looks one update ahead: the rate falls with the last update before the milestone
+    assert rates(config, epochs=4, steps_per_epoch=3) == pytest.approx([1] * 5 + [0.1] * 3 + [0.01] * 4)
+
+
+def test_constant_stays():
+    assert rates(ScheduleConfig(name="constant"), epochs=2, steps_per_epoch=2) == [1.0] * 4

@@ -1,0 +1,89 @@
+"""Naming what a video shows."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tiny_runs import tiny_run
+
+from timesformer_plus.data.decoders import DecodeError
+from timesformer_plus.data.manifests import read_csv
+from timesformer_plus.engine import predict as predict_module
+from timesformer_plus.engine.build import build_test_dataset
+from timesformer_plus.engine.checkpoint import load_checkpoint
+from timesformer_plus.engine.evaluate import predict_views
+from timesformer_plus.engine.predict import predict
+from timesformer_plus.engine.train import train
+
+
+def test_prediction_is_what_evaluation_says_about_the_video(finished_run, direction):
+    folder, _ = finished_run
+    model, classes, recipe = load_checkpoint(folder / "best")
+    manifest = read_csv(direction / "test.csv", classes=classes)
+    expected = predict_views(model, build_test_dataset(manifest, recipe), batch_size=2)
+    answer = predict(folder / "best", manifest.samples[3].path, topk=8)
+    assert [probability for _, probability in answer] == sorted((p for _, p in answer), reverse=True)
+    assert dict(answer) == pytest.approx(dict(zip(classes, expected.probabilities[3].tolist(), strict=True)), abs=1e-6)
+    assert sum(probability for _, probability in answer) == pytest.approx(1)
+    assert predict(folder / "best", manifest.samples[3].path) == answer[:5]
+
+
+def test_multi_label_classes_have_probabilities_of_their_own(lattice, tmp_path):
+    config = tiny_run(tmp_path / "run", lattice, epochs=1, data={"multi_label": True})
+    train(config)
+    video = next((lattice / "test").glob("*.mp4"))
+    answer = dict(predict(config.output / "best", video))
+    model, classes, recipe = load_checkpoint(config.output / "best")
+    assert set(answer) == set(classes)
+    manifest = read_csv(lattice / "test.csv", classes=classes, multi_label=True)
+    dataset = build_test_dataset(manifest, recipe)
+    index = [sample.path for sample in manifest.samples].index(video)
+    model.eval()
+    with torch.no_grad():
+        views = torch.stack([model(dataset[(0, index, view)].video[None])[0].sigmoid() for view in range(2)])
+    assert answer == pytest.approx(dict(zip(classes, views.mean(dim=0).tolist(), strict=True)), abs=1e-6)
+
+
+def run(monkeypatch, capsys, *words):
+    monkeypatch.setattr("sys.argv", ["predict", *map(str, words)])
+    predict_module.main()
+    return capsys.readouterr().out
+
+
+def test_command_line_prints_the_most_probable_classes(finished_run, direction, monkeypatch, capsys):
+    folder, _ = finished_run
+    video = next((direction / "test").glob("*.mp4"))
+    text = run(monkeypatch, capsys, video, "--model", folder / "best", "--topk", 3)
+    for name, probability in predict(folder / "best", video, topk=3):
+        assert f"{name} " in text
+        assert f"{100 * probability:.1f} %" in text
+    assert text.count(" %") == 3
+
+
+def test_unreadable_video(finished_run, tmp_path, monkeypatch, capsys):
+    folder, _ = finished_run
+    text = tmp_path / "letter.mp4"
+    text.write_text("dear reader")
+    with pytest.raises(DecodeError, match=r"letter\.mp4"):
+        predict(folder / "best", text)
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, capsys, text, "--model", folder / "best")
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: {text}: ")
+
+
+def test_folder_that_is_no_checkpoint(finished_run, tmp_path, direction):
+    folder, _ = finished_run
+    video = next((direction / "test").glob("*.mp4"))
+    with pytest.raises(ValueError, match=r"holds no config\.json; give the best/ or last/ folder"):
+        predict(folder, video)
+    other = tmp_path / "other"
+    shutil.copytree(folder / "best", other)
+    config = json.loads((other / "config.json").read_text())
+    del config["clips"]
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"was not written by tools/train\.py"):
+        predict(other, video)
+    with pytest.raises(ValueError, match="topk=0 is not positive"):
+        predict(folder / "best", video, topk=0)

@@ -1,0 +1,229 @@
+"""Training from video files to a finished run folder, in this process."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from tiny_runs import TINY, tiny_run
+
+from timesformer_plus.data.decoders import DecodeError
+from timesformer_plus.engine.build import build_manifests, build_test_dataset
+from timesformer_plus.engine.checkpoint import load_checkpoint
+from timesformer_plus.engine.config import DataConfig, OptimConfig, dump_config, parse_train_config
+from timesformer_plus.engine.evaluate import evaluate
+from timesformer_plus.engine.train import NonFiniteError, main, train
+
+
+def events(folder, kind):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def test_run_folder_holds_what_it_promises(finished_run):
+    folder, result = finished_run
+    assert {path.name for path in folder.iterdir()} == {
+        "best", "config.yaml", "environment.json", "last", "metrics.jsonl", "result.json"
+    }  # fmt: skip
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert result["status"] == "finished"
+    assert result["steps"] == 4
+    model = timm.create_model(f"local-dir:{folder / 'best'}", pretrained=True)
+    assert result["params"] == sum(p.numel() for p in model.parameters())
+    for split in ("val", "test"):
+        assert set(result[split]) == {"loss", "top1", "top5", "pair", "per_class"}
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert (environment["world_size"], environment["seed"], environment["threads"]) == (1, 0, 1)
+
+
+def test_metrics_have_a_line_for_every_update_and_epoch(finished_run):
+    folder, result = finished_run
+    steps, epochs = events(folder, "step"), events(folder, "epoch")
+    assert [(line["epoch"], line["step"]) for line in steps] == [(0, 1), (0, 2), (1, 3), (1, 4)]
+    assert [line["lr"] for line in steps] == pytest.approx(
+        [2e-3 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
+    )
+    assert [line["loss"] for line in epochs] == pytest.approx(
+        [(steps[2 * i]["loss"] + steps[2 * i + 1]["loss"]) / 2 for i in range(2)]
+    )
+    assert all(line["clips_per_second"] > 0 for line in epochs)
+    assert epochs[result["best_epoch"]]["val"] == result["val"]
+
+
+def test_written_configuration_repeats_the_run(finished_run, tmp_path):
+    folder, result = finished_run
+    config = parse_train_config(["--config", str(folder / "config.yaml"), "--output", str(tmp_path / "again")])
+    # what was left open is settled
+    assert (config.data.num_frames, config.data.img_size) == (8, (32, 32))
+    assert config.data.decoder in ("decord", "pyav")
+    again = train(config)
+    assert again["val"] == result["val"]
+    assert again["test"] == result["test"]
+    losses = [[line["loss"] for line in events(run, "step")] for run in (folder, tmp_path / "again")]
+    assert losses[0] == losses[1]
+
+
+def test_best_is_a_local_dir_model_with_names_and_preprocessing(finished_run, direction):
+    folder, result = finished_run
+    config = json.loads((folder / "best" / "config.json").read_text())
+    assert config["label_names"] == (direction / "classes.txt").read_text().split()
+    model = timm.create_model(f"local-dir:{folder / 'best'}", pretrained=True)
+    assert model.pretrained_cfg["input_size"] == (3, 32, 32)
+    assert list(model.pretrained_cfg["label_names"]) == config["label_names"]
+    checkpoint = load_checkpoint(folder / "best")
+    assert checkpoint.recipe.num_clips == 2
+    assert (folder / "best" / "model.safetensors").stat().st_mode & 0o777 == 0o644
+    # the loaded model scores as the one in memory did
+    splits = build_manifests(DataConfig(root=direction))
+    for split, manifest in (("val", splits.val), ("test", splits.test)):
+        assert evaluate(model, build_test_dataset(manifest, checkpoint.recipe), batch_size=3) == {
+            key: pytest.approx(value, abs=1e-6) for key, value in result[split].items()
+        }
+
+
+def test_score_is_the_mean_over_the_views_of_the_real_model(finished_run, direction):
+    folder, result = finished_run
+    model, _, recipe = load_checkpoint(folder / "best")
+    dataset = build_test_dataset(build_manifests(DataConfig(root=direction)).test, recipe)
+    model.eval()
+    loss, correct = 0.0, {}
+    with torch.no_grad():
+        for index, sample in enumerate(dataset.manifest.samples):
+            views = [model(dataset[(0, index, view)].video[None]).softmax(dim=-1)[0] for view in range(2)]
+            mean = (views[0] + views[1]) / 2
+            loss -= math.log(mean[sample.label]) / len(dataset)
+            correct.setdefault(sample.pair, []).append(mean.argmax().item() == sample.label)
+    assert result["test"]["loss"] == pytest.approx(loss, abs=1e-5)
+    assert result["test"]["top1"] == sum(map(sum, correct.values())) / len(dataset)
+    assert result["test"]["pair"] == sum(map(all, correct.values())) / len(correct)
+
+
+def test_training_learns(direction, tmp_path):
+    config = tiny_run(tmp_path / "run", direction, epochs=30, data={"cache_mb": 10}, optim=OptimConfig(lr=5e-3))
+    train(replace(config, evaluation=replace(config.evaluation, every=0)))
+    losses = [line["loss"] for line in events(config.output, "epoch")]
+    assert losses[-1] < 0.75 * losses[0]
+    # every: 0 scores the last epoch only, so that is the best one
+    assert [line["val"] is None for line in events(config.output, "epoch")] == [True] * 29 + [False]
+
+
+def test_multi_label_run(lattice, tmp_path):
+    config = tiny_run(tmp_path / "run", lattice, epochs=1, data={"multi_label": True})
+    result = train(config)
+    names = ("time", "height", "width")
+    assert load_checkpoint(config.output / "best").recipe.multi_label
+    for split in ("val", "test"):
+        metrics = result[split]
+        classes = json.loads((config.output / "best" / "config.json").read_text())["label_names"]
+        assert len(classes) == len(names)
+        assert set(metrics) == {"loss", "accuracy", "pair"} | {
+            f"{m}/{c}" for m in ("accuracy", "pair") for c in classes
+        }
+        assert metrics["accuracy"] == pytest.approx(sum(metrics[f"accuracy/{c}"] for c in classes) / 3)
+
+
+def test_accumulation_changes_nothing_but_memory(direction, tmp_path):
+    config = tiny_run(tmp_path / "one", direction, precision="fp64", clip_grad=0.5, epochs=1)
+    train(config)
+    train(replace(config, output=tmp_path / "four", accumulate=4))
+    one, four = events(tmp_path / "one", "step"), events(tmp_path / "four", "step")
+    for key in ("loss", "grad_norm"):
+        assert [line[key] for line in four] == pytest.approx([line[key] for line in one], rel=1e-12, abs=1e-12)
+
+
+def test_another_seed_is_another_run(finished_run, direction, tmp_path):
+    folder, _ = finished_run
+    train(tiny_run(tmp_path / "run", direction, seed=1))
+    assert events(folder, "step")[0]["loss"] != events(tmp_path / "run", "step")[0]["loss"]
+
+
+def test_finished_run_is_not_replaced_unasked(finished_run, direction, tmp_path):
+    folder, _ = finished_run
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    before = (copy / "result.json").read_text()
+    with pytest.raises(ValueError, match=r"holds a finished run; choose another output, or .*overwrite=true"):
+        train(tiny_run(copy, direction))
+    assert (copy / "result.json").read_text() == before
+    train(tiny_run(copy, direction, seed=3, overwrite=True, epochs=1))
+    assert json.loads((copy / "result.json").read_text())["steps"] == 2
+    assert len(events(copy, "step")) == 2
+
+
+def test_folder_of_something_else_is_left_alone(direction, tmp_path):
+    photos = tmp_path / "run" / "best"
+    photos.mkdir(parents=True)
+    (photos / "holiday.jpg").touch()
+    with pytest.raises(ValueError, match=r"best is not a checkpoint and will not be replaced"):
+        train(tiny_run(tmp_path / "run", direction, epochs=1))
+    assert (photos / "holiday.jpg").exists()
+
+
+def test_non_finite_loss_stops_before_the_weights_and_names_the_clips(direction, tmp_path):
+    config = tiny_run(tmp_path / "run", direction, optim=OptimConfig(lr=1e30))
+    with pytest.raises(NonFiniteError, match=r"update 2: the loss is (nan|inf).*: process 0: train/\d+.mp4, ") as stop:
+        train(config)
+    assert str(stop.value).count(".mp4") == 8
+    assert not (config.output / "last").exists()
+
+
+def test_wrong_world_size(direction, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"world_size is 2, but 1 process runs; start with `torchrun --nproc_per_node 2"
+    ):
+        train(tiny_run(tmp_path / "run", direction, world_size=2))
+    assert not (tmp_path / "run").exists()
+
+
+def test_unreadable_video_is_named(direction, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(direction, data)
+    damaged = sorted((data / "train").glob("*.mp4"))[5]
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with pytest.raises(DecodeError, match=damaged.name):
+        train(tiny_run(tmp_path / "run", data))
+
+
+def fails(capsys, config, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config))
+    with pytest.raises(SystemExit) as stop:
+        main(["--config", str(file)])
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_command_line_reports_errors_in_one_line(direction, tmp_path, capsys):
+    empty = fails(capsys, tiny_run(tmp_path / "run", tmp_path), tmp_path)
+    assert empty.startswith(f"error: {tmp_path / 'train.csv'}: there is no such manifest")
+    label = tmp_path / "data"
+    shutil.copytree(direction, label)
+    (label / "val.csv").write_text((label / "val.csv").read_text() + "test/0.mp4,sideways,\n")
+    assert "'sideways' is not one of the 8 classes" in fails(capsys, tiny_run(tmp_path / "run", label), tmp_path)
+    unknown = tiny_run(tmp_path / "run", direction, model=replace(TINY, args={"dept": 2}))
+    assert "'dept'" in fails(capsys, unknown, tmp_path)
+    assert "fewer than batch_size=17" in fails(capsys, tiny_run(tmp_path / "run", direction, batch_size=17), tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_epoch_lines_where_there_is_no_terminal(direction, tmp_path, capsys):
+    train(tiny_run(tmp_path / "run", direction, epochs=1, progress=True))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("epoch   1  loss ")
+    assert "val pair" in lines[0]
+    assert lines[1].startswith("done in")
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("file", sorted(Path("configs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_recipes_are_read(file, tmp_path):
+    config = parse_train_config(["--config", str(file), "--output", str(tmp_path)])
+    assert yaml.safe_load(dump_config(config))["model"]["name"].startswith("timesformer")

@@ -1,0 +1,53 @@
+"""Which processes work together, and with how many threads each."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import PartialState
+
+
+def runs_on_cpu() -> bool:
+    """Whether this machine has no accelerator.
+
+    accelerate has to be told: under ``torchrun`` on a machine without one it otherwise leaves every process to itself,
+    and N processes train N models without a word.
+    """
+    return not torch.accelerator.is_available()
+
+
+def join_processes(world_size: int | None = None) -> PartialState:
+    """Join the other processes that torchrun started, if any.
+
+    Args:
+        world_size: How many there should be; ``None`` for any number.
+
+    Raises:
+        ValueError: There are not that many.
+    """
+    state = PartialState(cpu=runs_on_cpu())
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    for wanted, source in ((started, "the launcher's WORLD_SIZE"), (world_size, "world_size")):
+        if wanted not in (None, state.num_processes):
+            number = state.num_processes
+            running = "1 process runs" if number == 1 else f"{number} processes run together"
+            raise ValueError(
+                f"{source} is {wanted}, but {running}; start with `torchrun --nproc_per_node {wanted} SCRIPT ...` "
+                "(on CPU `accelerate launch --cpu --num_processes N` starts one process whatever N is)"
+            )
+    return state
+
+
+def set_threads(threads: int) -> None:
+    """Set the number of computing threads of this process.
+
+    Args:
+        threads: The number; 0 for $OMP_NUM_THREADS where it is set, else the cores that this process may use shared out
+            among the processes of this machine.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
