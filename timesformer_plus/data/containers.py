@@ -27,16 +27,17 @@ class DecodeError(RuntimeError):
 
     Args:
         path: The file.
-        reason: What is wrong with it, and what to try.
+        reason: What is wrong with it, and what to try. Without one, ``path`` is the whole text: torch raises an error of
+            a loader's worker again in the main process, with its traceback as the only argument.
     """
 
-    def __init__(self, path: str | Path, reason: str) -> None:
+    def __init__(self, path: str | Path, reason: str = "") -> None:
         super().__init__(str(path), reason)
-        self.path = Path(path)
+        self.path = Path(path) if reason else None
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{self.path}: {self.reason}" if self.reason else str(self.args[0])
 
 
 @dataclass(frozen=True)

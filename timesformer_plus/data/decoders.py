@@ -118,7 +118,7 @@ class DecordDecoder:
     """Frames by decord, the fastest.
 
     It seeks to frames, so files in which that misses are refused: AVI, MPEG-TS, edit lists that hide frames, open GOPs
-    (which is what x265 writes unless told otherwise).
+    (which is what x265 writes unless told otherwise). A damaged frame that FFmpeg manages to patch up comes patched up.
     """
 
     def __init__(self, path: Path) -> None:
@@ -176,6 +176,8 @@ class PyAVDecoder:
         pictures: dict[int, Frames] = {}
         with open_container(self.path, self._index.container) as opened:
             for i, frame in enumerate(opened.decode(video=0)):
+                if i in wanted and frame.is_corrupt:
+                    raise DecodeError(self.path, f"frame {i} of {self.num_frames} is damaged; copy the file again")
                 if i in wanted:
                     pictures[i] = _upright(
                         cast(Frames, frame.to_ndarray(format="rgb24")), _quarter_turns(frame.rotation)
@@ -184,7 +186,7 @@ class PyAVDecoder:
                     break
         if len(pictures) < len(wanted):
             lost = min(wanted - pictures.keys())
-            raise DecodeError(self.path, f"frame {lost} of {self.num_frames} could not be decoded; the file is damaged")
+            raise DecodeError(self.path, f"frame {lost} of {self.num_frames} could not be decoded; copy the file again")
         return np.stack([pictures[i] for i in indices])
 
 
