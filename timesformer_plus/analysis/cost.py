@@ -115,7 +115,7 @@ def count_multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
     # Fused attention is one opaque operator that the counter does not know on every device, so that `s` and `j` would
     # look alike: the math backend spells it out as two matrix products.
     with (
-        _evaluating(model),
+        evaluating(model),
         FlopCounterMode(display=False) as counter,
         sdpa_kernel(SDPBackend.MATH),
         torch.device("meta"),
@@ -166,7 +166,7 @@ def measure_speed(
             model.to(device)
         for round_ in range(warmup + repeats):
             for name, model in models.items():
-                with _evaluating(model):
+                with evaluating(model):
                     elapsed = _time_forward(model, inputs[name], device)
                 if round_ >= warmup:
                     seconds[name].append(elapsed)
@@ -219,7 +219,8 @@ def _time_forward(model: nn.Module, batch: Tensor, device: torch.device) -> floa
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and every module of it back in its own mode afterwards."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
