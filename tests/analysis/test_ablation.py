@@ -53,7 +53,7 @@ def test_every_run_trains_once_seed_by_seed(make_sweep, run):
     assert lines[0].startswith("4 runs, 0 of them finished; 1 at a time")
     assert lines[1] == "task/s/seed=0: started"
     assert "task/ts/seed=1: finished" in text
-    assert "4 of 4 done, about 0.0 s left" in text
+    assert "; 4 of 4, about 0.0 s left" in text
 
 
 def test_second_call_trains_and_measures_nothing(make_sweep, run, measure):

@@ -49,10 +49,13 @@ def test_rows_hold_means_intervals_and_paired_differences(suite_of):
     assert ts.difference.high == pytest.approx(0.33 + 4.302653 * 0.0152753, abs=1e-6)
     assert (ts.pattern, ts.params, ts.train_seconds, ts.gflops) == ("ts", 10, 2.0, None)
     assert ts.scores == {0: 0.7, 1: 0.85, 2: 0.94}
-    assert suite.findings[0] == (
-        "ts has the highest top1: 83.0 % [52.9, 100.0]; the reference s has 50.0 % [25.2, 74.8]."
-    )
+    assert suite.findings[0] == ("Highest top1: ts, 83.0 % [52.9, 100.0]; the reference s has 50.0 % [25.2, 74.8].")
     assert suite.findings[1].endswith("better ts; worse none; not separated none.")
+
+
+def test_equal_means_share_the_first_place(suite_of):
+    suite = suite_of({"s": [0.5, 0.6, 0.7], "ts": [0.7, 0.5, 0.6], "h": [0.1, 0.2, 0.3]})
+    assert suite.findings[0].startswith("Highest top1: s, ts, 60.0 % [")
 
 
 def test_differences_pair_only_the_seeds_that_both_have(suite_of):

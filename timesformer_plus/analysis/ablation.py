@@ -12,14 +12,17 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentError
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from ..engine.build import build_model
@@ -32,7 +35,7 @@ from .sweep import Run, Sweep, parse_sweep, plan_runs, read_json, resolve_varian
 TRAINER: tuple[str, ...] = (sys.executable, "-m", "timesformer_plus.engine.train")
 LOG_LINES_SHOWN = 15
 SECONDS_TO_STOP = 10.0
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 
 Measure = Callable[[Mapping[str, Path], int], Mapping[str, tuple[Cost, Speed]]]
 
@@ -114,15 +117,21 @@ class Runner:
         self.sweep, self.trainer, self.console, self.lock = sweep, trainer, console, lock
         self.active: list[_Training] = []
         self.seconds: dict[str, list[float]] = {}
-        self.progress = Progress(
-            TextColumn("{task.description}"),
+        # The sweep has a bar; the trainings under it a line each, with the last words of their logs.
+        note = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        self.overall = Progress(
+            TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
+            TextColumn("{task.fields[note]}", style="dim", table_column=note),
+            expand=True,
+        )
+        self.trainings = Progress(
+            TextColumn("  {task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", style="dim", table_column=note),
+            expand=True,
         )
 
     def run(self, runs: Sequence[Run], *, total: int) -> None:
@@ -135,8 +144,8 @@ class Runner:
         self.waiting = deque(runs)
         self.done, self.total = total - len(runs), total
         self._learn_durations()
-        with self.progress:
-            self.bar = self.progress.add_task("[bold]all runs", total=total, completed=self.done, note="")
+        self.bar = self.overall.add_task("runs", total=total, completed=self.done, note="")
+        with self._display():
             try:
                 while self.waiting or self.active:
                     while self.waiting and len(self.active) < self.sweep.jobs:
@@ -147,6 +156,11 @@ class Runner:
                         self._finish(training)
             finally:
                 self._stop_all()
+
+    def _display(self) -> AbstractContextManager[object]:
+        if not self.console.is_terminal:
+            return nullcontext()
+        return Live(Group(self.overall, self.trainings), console=self.console, refresh_per_second=4, transient=True)
 
     def _start(self, run: Run) -> None:
         _clear(run)
@@ -162,7 +176,7 @@ class Runner:
                 start_new_session=True,
                 pass_fds=(self.lock,),
             )
-        task = self.progress.add_task(f"  {escape(run.name)}", total=None, note="starting")
+        task = self.trainings.add_task(escape(run.name), total=None, note="starting")
         self.active.append(_Training(run, process, task))
         if not self.console.is_terminal:
             self._say(f"{run.name}: started")
@@ -170,7 +184,7 @@ class Runner:
     def _finish(self, training: _Training) -> None:
         run, code = training.run, training.process.returncode
         self.active.remove(training)
-        self.progress.remove_task(training.task)
+        self.trainings.remove_task(training.task)
         result = run.result()
         if code == 0 and result is not None:
             status, reason = "finished", ""
@@ -185,12 +199,13 @@ class Runner:
         )
         if status == "finished":
             self.done += 1
-            self.progress.update(self.bar, completed=self.done)
+            self.overall.update(self.bar, completed=self.done)
             self.seconds.setdefault(run.suite, []).append(training.seconds)
             score = result[self.sweep.suites[run.suite].split] if result else {}
             metric = self.sweep.suites[run.suite].metric
             shown = f", {metric} {score[metric]:.1%}" if metric in score else ""
-            self._say(f"{run.name}: finished in {_duration(training.seconds)}{shown}; {self._outlook()}")
+            took = _duration(training.seconds)
+            self._say(f"{run.name}: finished in {took}{shown}; {self.done} of {self.total}, {self._outlook()}")
         else:
             self._say(
                 f"[bold red]{escape(run.name)}: failed[/], {escape(reason)}; last lines of {run.log}:", markup=True
@@ -231,17 +246,16 @@ class Runner:
 
     def _outlook(self) -> str:
         seconds = self._seconds_left()
-        left = "" if seconds is None else f", about {_duration(seconds)} left"
-        return f"{self.done} of {self.total} done{left}"
+        return "" if seconds is None else f"about {_duration(seconds)} left"
 
     def _refresh(self) -> None:
-        self.progress.update(self.bar, note=self._outlook())
+        self.overall.update(self.bar, note=self._outlook())
         for training in self.active:
             last = log_tail(training.run.log, 1)
-            self.progress.update(training.task, note=escape(last[0][:80]) if last else "starting")
+            self.trainings.update(training.task, note=escape(last[0]) if last else "starting")
 
     def _say(self, text: str, *, markup: bool = False) -> None:
-        self.progress.console.print(text, markup=markup, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=markup, highlight=False, soft_wrap=True)
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -244,10 +245,11 @@ def _findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
     if not scored:
         yield "No run is finished yet."
         return
-    best = max(scored, key=lambda variant: scored[variant].mean)
+    top = max(score.mean for score in scored.values())
+    best = [name for name, score in scored.items() if math.isclose(score.mean, top, abs_tol=1e-9)]
     reference = scored.get(suite.reference)
-    beside = f"; the reference {suite.reference} has {format_percent(reference)}" if best != suite.reference else ""
-    yield f"{best} has the highest {suite.metric}: {format_percent(scored[best])}{beside}."
+    beside = "" if suite.reference in best else f"; the reference {suite.reference} has {format_percent(reference)}"
+    yield f"Highest {suite.metric}: {_list(best)}, {format_percent(scored[best[0]])}{beside}."
     apart = {row.variant: row.difference for row in rows if row.difference is not None}
     if apart:
         better = [name for name, d in apart.items() if d.low is not None and d.low > 0]
