@@ -27,8 +27,8 @@ class DecodeError(RuntimeError):
 
     Args:
         path: The file.
-        reason: What is wrong with it, and what to try. Without one, ``path`` is the whole text: torch raises an error of
-            a loader's worker again in the main process, with its traceback as the only argument.
+        reason: What is wrong with it, and what to try. Without one, ``path`` is the whole text: torch raises an error
+            of a loader's worker again in the main process, with its traceback as the only argument.
     """
 
     def __init__(self, path: str | Path, reason: str = "") -> None:
