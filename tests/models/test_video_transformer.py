@@ -259,12 +259,16 @@ def test_options_of_timm(pattern: str, options: dict) -> None:
         assert not (".fc." in name and ".added." in name) or not p.any(), f"{name} starts at zero"
 
 
-def test_initialisation_after_the_meta_device() -> None:
+@pytest.mark.parametrize("std", [0.0, 0.5])
+def test_initialisation_after_the_meta_device(std: float) -> None:
     with torch.device("meta"):
-        model = small(pattern="ts")
+        model = small(pattern="ts", time_embed_std=std)
     model.to_empty(device="cpu").init_weights(needs_reset=True)
     assert torch.isfinite(model(clip())).all()
-    assert not model.time_embed.any()
+    assert model.time_embed.std().item() == pytest.approx(std, rel=0.3)
+    torch.testing.assert_close(
+        small(pattern="ts", time_embed_std=std).time_embed.std(), torch.tensor(std), rtol=0.3, atol=0
+    )
     assert not model.blocks[0].added["t"].attn.fc.weight.any()
 
 

@@ -31,6 +31,8 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
         tubelet_size: Frames of a token; divides ``num_frames``.
         input_format: ``"NCTHW"`` or ``"NTCHW"``; ``None`` means NCTHW and refuses a clip that could be either.
         dynamic_num_frames: Take clips of other lengths too, the time embedding resampled linearly.
+        time_embed_std: Standard deviation of the first time embedding. 0 changes nothing about an inflated image model.
+            From scratch, small models learn the order of frames many times faster from about 0.5.
         **kwargs: Every option of timm's ``VisionTransformer`` except ``embed_layer`` and ``block_fn``.
 
     Raises:
@@ -44,6 +46,7 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
         tubelet_size: int = 1,
         input_format: Literal["NCTHW", "NTCHW"] | None = None,
         dynamic_num_frames: bool = False,
+        time_embed_std: float = 0.0,
         **kwargs: Any,
     ) -> None:
         for name in ("embed_layer", "block_fn"):
@@ -91,8 +94,10 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
             )
         dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.time_embed = nn.Parameter(torch.zeros(1, self.grid.t, self.embed_dim, **dd)) if parsed.uses_time else None
+        self.time_embed_std = time_embed_std
+        self._init_time_embed()
         # timm before 1.0.30 records no arguments at construction; `local-dir:` models are rebuilt from these
-        given = {"pattern": self.pattern, **embed_options, **kwargs}
+        given = {"pattern": self.pattern, "time_embed_std": time_embed_std, **embed_options, **kwargs}
         self._model_args = {k: v for k, v in given.items() if k not in ("device", "dtype") and v is not None}
 
     @property
@@ -126,16 +131,23 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
         }
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
-        """Initialise as timm does; the time embedding starts at zero.
+        """Initialise as timm does; the time embedding as ``time_embed_std`` says.
 
         Args:
             mode: timm's initialisation: ``""``, ``"jax"``, ``"jax_nlhb"``, ``"moco"`` or ``"reset"``.
             needs_reset: Whether modules still have to reset their parameters (after ``to_empty``).
         """
         super().init_weights(mode, needs_reset=needs_reset)
-        time_embed = getattr(self, "time_embed", None)  # timm's constructor calls this before there is one
-        if time_embed is not None:
-            nn.init.zeros_(time_embed)
+        if hasattr(self, "time_embed"):  # timm's constructor calls this before there is one
+            self._init_time_embed()
+
+    def _init_time_embed(self) -> None:
+        if self.time_embed is None:
+            return
+        if self.time_embed_std > 0:
+            nn.init.trunc_normal_(self.time_embed, std=self.time_embed_std)
+        else:
+            nn.init.zeros_(self.time_embed)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
