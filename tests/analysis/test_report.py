@@ -135,6 +135,16 @@ def test_figures_hold_means_intervals_and_seeds(page):
     assert sorted({trace["x"][0] for trace in figures["cost-0"]["data"]}) == [0.5, 1.0, 1.5]
 
 
+def test_a_ceiling_on_the_whole_does_not_colour_the_classes(make_sweep, run):
+    for readable, colours in (({}, 2), ({"s": ["left"]}, 4)):
+        sweep = make_sweep({"s": {}}, suite={"ceiling": 0.5, "readable": readable})
+        run(sweep)
+        page = Page(render_page(collect(sweep, plan_runs(sweep))))
+        figure = next(json.loads(text) for a, text in page.scripts if a.get("data-for") == "parts-0")
+        assert len(figure["data"][0]["colorscale"]) == colours
+        assert ("at or below the ceiling" in "".join(page.shown)) == bool(readable)
+
+
 def test_page_lists_what_is_missing_and_how_it_was_made(page):
     shown = " ".join("".join(page.shown).split())
     assert "5 of 6 runs finished" in shown

@@ -75,10 +75,16 @@ def accuracy_against_cost(suite: SuiteReport) -> go.Figure:
 
 
 def parts_heat_map(suite: SuiteReport) -> go.Figure:
-    """Variant x class or bit; grey up to the ceiling, colour above it, outlined where theory says "can be read"."""
+    """Score of every variant on every class or bit.
+
+    Where theory has a word on the parts (``readable``) each is held against the ceiling: grey up to it, green above it,
+    outlined what can be read. A ceiling on the whole says nothing about a part: who always guesses one of two classes
+    is always right about that one.
+    """
     rows = [row for row in suite.rows if row.parts]
     parts = suite.parts
-    ceiling = suite.suite.ceiling
+    ceiling = suite.suite.ceiling if suite.suite.readable else None
+    crowded = len(parts) > 4
     values = [[100 * row.parts[part].mean if part in row.parts else None for part in parts] for row in rows]
     hover = [
         [f"{escape(row.variant)}, {escape(part)}: {_spell(row.parts.get(part))}" for part in parts] for row in rows
@@ -93,8 +99,8 @@ def parts_heat_map(suite: SuiteReport) -> go.Figure:
             colorscale=_colour_scale(ceiling),
             xgap=4,
             ygap=4,
-            texttemplate="%{z:.0f} %",
-            textfont={"size": 15},
+            texttemplate="%{z:.0f}" if crowded else "%{z:.0f} %",
+            textfont={"size": 13 if crowded else 15},
             customdata=hover,
             hovertemplate="%{customdata}<extra></extra>",
             colorbar={"ticksuffix": " %", "thickness": 12, "outlinewidth": 0, "tickvals": _ticks(ceiling)},

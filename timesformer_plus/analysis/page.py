@@ -94,9 +94,10 @@ def _pictures(index: int, suite: SuiteReport) -> Iterator[str]:
         caption = "Diamond: mean over the seeds with its 95 % interval. Points below it: the single seeds."
         yield _picture(f"ranking-{index}", ranking(suite), f"{metric} of every variant", caption)
     if any(row.parts for row in suite.rows):
-        ceiling = " Grey: at or below the ceiling. Green: above it." if suite.suite.ceiling is not None else ""
+        held = suite.suite.ceiling is not None and bool(suite.suite.readable)
+        ceiling = " Grey: at or below the ceiling. Green: above it." if held else ""
         outlined = " Outlined: theory says that this variant can read this one." if suite.suite.readable else ""
-        caption = f"Mean over the seeds.{ceiling}{outlined}"
+        caption = f"Mean over the seeds, in percent.{ceiling}{outlined}"
         yield _picture(f"parts-{index}", parts_heat_map(suite), f"{metric}, part by part", caption)
     if any(row.score and row.gflops for row in suite.rows):
         caption = "Up is better, left is cheaper: one forward pass on one clip view. Dashes: the single seeds."

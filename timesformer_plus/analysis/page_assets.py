@@ -45,7 +45,8 @@ td.pattern, code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "
 tbody tr:last-child > * { border-bottom: 0; }
 tbody tr.reference { background: var(--ground); }
 tbody tr:hover { background: var(--good); }
-.warning { margin: 12px 0; padding: 12px 18px; border-radius: 10px; background: var(--bad); color: var(--bad-ink); }
+.warning { margin: 12px 0; padding: 12px 18px; border-radius: 10px; background: var(--bad); color: var(--bad-ink);
+  overflow-wrap: anywhere; }
 pre { overflow-x: auto; padding: 14px 18px; border-radius: 10px; background: var(--ground); font-size: 14px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; font-size: 14.5px; }
 dt { color: var(--soft); }

@@ -139,7 +139,7 @@ def notes(report: Report) -> list[str]:
     return [
         f"{report.finished} of {report.total} runs are in the figures; seeds {', '.join(map(str, report.seeds))}.",
         "Intervals are 95 % Student-t intervals over seeds, cut to 0 to 100 %; they speak about another seed, not "
-        "about another test set. One seed has no interval.",
+        "about another test set. One seed has no interval; no width means that all seeds agree to the last clip.",
         "Differences are in percentage points, paired by seed; p is the two-sided paired t-test, not corrected for the "
         "number of variants, and empty where it is undefined (one seed, or all differences equal).",
         "GFLOPs are 10^9 multiply-adds of matrix products and convolutions on one clip view, all attention counted.",
