@@ -175,7 +175,8 @@ def _spell(score: MeanInterval | None) -> str:
 def _colour_scale(ceiling: float | None) -> list[tuple[float, str]]:
     if ceiling is None or not 0 < ceiling < 1:
         return [(0.0, "#F1F4F6"), (1.0, "#00688B")]
-    return [(0.0, "#F3F3F1"), (ceiling, "#CFCFCB"), (ceiling, "#D3ECE4"), (1.0, "#00664F")]
+    above = min(ceiling + 1e-3, 1.0)  # a score of exactly the ceiling is not above it
+    return [(0.0, "#F3F3F1"), (above, "#CFCFCB"), (above, "#D3ECE4"), (1.0, "#00664F")]
 
 
 def _ticks(ceiling: float | None) -> list[float]:
