@@ -154,7 +154,7 @@ def test_rollout_keeps_to_what_a_pattern_can_move(clips):
     assert (rollout(build("s"), clips) > 0).all()
 
 
-@pytest.mark.parametrize("pattern", ["s", "ts", "lg", "twh", "t&s", "t s", "s | j", "s | c", "h | j"])
+@pytest.mark.parametrize("pattern", ["s", "ts", "lg", "twh", "t&s", "t s", "s | j", "s | c", "h | j", "c | j"])
 @pytest.mark.parametrize("options", [{}, {"reg_tokens": 2}, {"class_token": False}])
 def test_rollout_is_a_distribution_over_the_clip(clips, pattern, options):
     heat = rollout(build(pattern, **{"global_pool": "avg", **options}), clips)

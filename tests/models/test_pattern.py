@@ -144,6 +144,14 @@ def test_whose_prefix_tokens_belong_to_frames(text: str, per_frame: list[bool]) 
     assert [p.per_frame_prefix for p in parse_pattern(text).plan(len(per_frame))] == per_frame
 
 
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [("s", [True]), ("c", [False]), ("t c", [False, False]), ("cs", [True]), ("c s | c", [False, True, True])],
+)
+def test_whether_prefix_tokens_have_seen_anything(text: str, seen: list[bool]) -> None:
+    assert [p.prefix_has_seen for p in parse_pattern(text).plan(len(seen))] == seen
+
+
 def test_which_patterns_know_time() -> None:
     assert not any(parse_pattern(text).uses_time for text in ("s", "h", "w", "hw", "s*2 | s*2", "h&w"))
     assert all(parse_pattern(text).uses_time for text in ("c", "t", "j", "ts", "s j", "l", "g", "s | c"))

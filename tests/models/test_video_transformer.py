@@ -342,7 +342,8 @@ def test_prefix_tokens_of_a_frame_see_their_frame_alone(pattern: str) -> None:
 
 
 def test_frames_become_their_class_token_or_their_mean() -> None:
-    for options, pattern in [({}, "s | j"), ({"class_token": False, "global_pool": "avg"}, "s | j"), ({}, "ts | j")]:
+    no_class = {"class_token": False, "global_pool": "avg"}
+    for options, pattern in [({}, "s | j"), (no_class, "s | j"), ({}, "ts | j"), ({}, "c | j")]:
         model = small(pattern=pattern, depth=2, **options).double().eval()
         train_briefly(model)
         x, grid = model._embed(clip().double())
@@ -354,6 +355,15 @@ def test_frames_become_their_class_token_or_their_mean() -> None:
         torch.testing.assert_close(y[:, P:], x[:, :4] if P and pattern == "s | j" else mean)
         if P:
             torch.testing.assert_close(y[:, 0], x[:, :4].mean(1) if pattern == "s | j" else x[:, 0])
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+@pytest.mark.parametrize("pattern", ["c*2 | j*2", "c*2 | s*2", "c | c | s s", "s*2 | t*2", "t*2 | s*2"])
+def test_no_pattern_is_blind(pattern: str, pool: str) -> None:
+    """A class token that only `c` and `t` passed by has seen nothing, and must not stand for its frame."""
+    model = small(pattern=pattern, global_pool=pool).eval()
+    train_briefly(model)
+    assert not torch.allclose(model(clip()), model(clip()), atol=1e-4)
 
 
 def test_resized_time_embedding_is_linear_and_space_is_timms() -> None:

@@ -204,7 +204,7 @@ def _reduction(model: VideoTransformer, grid: Grid, before: BlockPlan, after: Bl
     cut = N - grid.num_tokens
     frames = flow.new_zeros(grid.t, N)
     for t in range(grid.t):
-        if before.per_frame_prefix and model.has_class_token:
+        if before.class_token_holds_frame and model.has_class_token:
             frames[t, t * (cut // grid.t)] = 1
         else:
             frames[t, cut + t * places : cut + (t + 1) * places] = 1 / places

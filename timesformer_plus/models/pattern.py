@@ -63,11 +63,18 @@ class BlockPlan:
         steps: What the block runs in turn.
         starts_stage: Whether every frame is reduced to one token before this block.
         per_frame_prefix: Whether each frame has prefix tokens of its own in this block.
+        prefix_has_seen: Whether prefix tokens have met patch tokens by the end of this block.
     """
 
     steps: tuple[Step, ...]
     starts_stage: bool
     per_frame_prefix: bool
+    prefix_has_seen: bool
+
+    @property
+    def class_token_holds_frame(self) -> bool:
+        """Whether a class token, if there is one, sums up its own frame and no other."""
+        return self.per_frame_prefix and self.prefix_has_seen
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,7 @@ class Pattern:
     @property
     def letters(self) -> frozenset[str]:
         """Every letter that occurs."""
-        return frozenset(
-            letter for stage in self.stages for block in stage for step in block for letter in step.letters
-        )
+        return frozenset(letter for stage in self.stages for letter in _letters(stage))
 
     @property
     def uses_time(self) -> bool:
@@ -124,12 +129,12 @@ class Pattern:
                 f"write {depth} blocks or repeat with '*N'"
             )
         plans: list[BlockPlan] = []
-        per_frame = True
+        per_frame, seen = True, False
         for number, stage in enumerate(self.stages):
-            per_frame = per_frame and all(
-                LETTERS[letter].per_frame for block in stage for step in block for letter in step.letters
-            )
-            plans += [BlockPlan(steps, number > 0 and i == 0, per_frame) for i, steps in enumerate(stage)]
+            per_frame = per_frame and all(LETTERS[letter].per_frame for letter in _letters(stage))
+            for i, steps in enumerate(stage):
+                seen = seen or any(LETTERS[letter].prefix for letter in _letters((steps,)))
+                plans.append(BlockPlan(steps, number > 0 and i == 0, per_frame, seen))
         return tuple(plans * (depth // n))
 
 
@@ -207,6 +212,10 @@ def format_pattern(pattern: Pattern) -> str:
 def format_block(steps: tuple[Step, ...]) -> str:
     """Write the steps of one block, for example ``"ts"``."""
     return "".join(map(str, steps))
+
+
+def _letters(blocks: tuple[tuple[Step, ...], ...]) -> list[str]:
+    return [letter for steps in blocks for step in steps for letter in step.letters]
 
 
 def _parse_block(source: str, start: int, word: str) -> list[tuple[Step, ...]]:

@@ -374,9 +374,9 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
         return torch.cat([prefix, x[:, cut:]], dim=1)
 
     def _reduce_frames(self, x: Tensor, grid: Grid, before: BlockPlan, after: BlockPlan) -> tuple[Tensor, Grid]:
-        """Make every frame one token: its own class token if it has one, else the mean of its patch tokens."""
+        """Make every frame one token: its own class token if that has seen the frame, else its patch tokens' mean."""
         cut = x.shape[1] - grid.num_tokens
-        if before.per_frame_prefix and self.has_class_token:
+        if before.class_token_holds_frame and self.has_class_token:
             frames = x[:, :cut].unflatten(1, (grid.t, -1))[:, :, 0]
         else:
             frames = x[:, cut:].unflatten(1, (grid.t, -1)).mean(dim=2)
