@@ -1,0 +1,112 @@
+"""The house: imports point one way, the package is cheap to import, tools are thin."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "timesformer_plus"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# What a folder may import from the rest of the package.
+ALLOWED = {"models": set(), "data": set(), "engine": {"models", "data"}, "analysis": {"models", "data", "engine"}}
+# Inside models: each may import those in front of it.
+MODEL_ORDER = ["tokens", "pattern", "layers", "embed", "weights", "video_transformer"]
+HEAVY = [
+    "av",
+    "decord",
+    "torchcodec",
+    "pytorchvideo",
+    "plotly",
+    "sklearn",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "transformers",
+    "accelerate",
+    "jsonargparse",
+    "rich",
+]
+
+
+def imports(path: Path) -> list[str]:
+    """Modules that a file imports, written out in full; those for type checkers alone left out."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    package = ["timesformer_plus", *path.relative_to(PACKAGE).parts[:-1]]
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found += [module, *(f"{module}.{alias.name}" for alias in node.names)]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0]
+    if room not in ALLOWED:
+        return
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "timesformer_plus" and len(parts) > 1 and parts[1] in ALLOWED:
+            assert parts[1] in ALLOWED[room] | {room}, f"{path.name} of {room} imports {name}"
+        assert parts[0] not in ("tools", "tests"), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("name", MODEL_ORDER)
+def test_models_build_on_each_other_in_one_order(name: str) -> None:
+    later = MODEL_ORDER[MODEL_ORDER.index(name) :]
+    used = {
+        n.split(".")[2] for n in imports(PACKAGE / "models" / f"{name}.py") if n.startswith("timesformer_plus.models.")
+    }
+    assert not used & set(later)
+
+
+def test_models_import_torch_timm_and_einops_only() -> None:
+    for path in (PACKAGE / "models").glob("*.py"):
+        outside = {n.split(".")[0] for n in imports(path)} - set(sys.stdlib_module_names) - {"timesformer_plus"}
+        assert outside <= {"torch", "timm", "einops"}, f"{path.name} imports {outside}"
+
+
+def loaded_by(statement: str) -> set[str]:
+    script = f"import json, sys; {statement}; print(json.dumps(sorted({{n.split('.')[0] for n in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_importing_the_package_loads_little_beyond_timm() -> None:
+    more = loaded_by("import timesformer_plus") - loaded_by("import timm")
+    assert not more & set(HEAVY), f"importing the package loads {more & set(HEAVY)}"
+
+
+def test_importing_data_loads_no_decoder() -> None:
+    more = loaded_by("import timesformer_plus.data.dataset, timesformer_plus.data.motion") - loaded_by("import timm")
+    assert not more & {"av", "decord", "torchcodec", "pytorchvideo", "sklearn", "plotly"}
+
+
+def test_tools_are_thin() -> None:
+    tools = sorted((ROOT / "tools").glob("*.py"))
+    assert {p.stem for p in tools} >= {"train", "evaluate", "predict", "ablate", "make_motion"}
+    for path in tools:
+        assert len(path.read_text().splitlines()) <= 30, f"{path.name} has outgrown a thin entry point"
+
+
+def test_no_room_for_odds_and_ends() -> None:
+    assert not [p for p in MODULES if p.stem in ("utils", "common", "helpers", "misc")]
