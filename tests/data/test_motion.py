@@ -274,7 +274,7 @@ def test_nonsense_is_refused(arguments, message, tmp_path):
 def test_the_command(task, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
     monkeypatch.setattr(
-        sys, "argv", [TOOL, f"--task={task}", f"--output={output}", *"--train=16 --val=16 --test=16".split()]
+        sys, "argv", [TOOL, f"--task={task}", f"--output={output}", *["--train=16", "--val=16", "--test=16"]]
     )
     runpy.run_path(TOOL, run_name="__main__")
     assert f"{output}: clips, train.csv" in capsys.readouterr().out

@@ -199,7 +199,7 @@ def _scene(rng: np.random.Generator, size: int) -> tuple[Floats, Floats]:
 
     base, colour = rng.uniform(0.05, 0.35, 3), rng.uniform(0.6, 0.95, 3)
     patches = int(rng.integers(2, 6))
-    coarse = rng.uniform(-0.15, 0.15, (patches, patches, 3))
+    coarse = rng.uniform(-0.08, 0.08, (patches, patches, 3))
     waves = zoom(coarse, (size / patches, size / patches, 1), order=1, mode="nearest", grid_mode=True)
     return np.clip(base + waves, 0, 1), colour
 
@@ -214,15 +214,15 @@ def _path(rng: np.random.Generator, motion: str, num_frames: int) -> tuple[Float
     """Centre (x, y) and radius of the sprite in each frame, as shares of the frame's side; each is (T,)."""
     progress = np.linspace(0, 1, num_frames)
     still = np.ones(num_frames)
-    radius = rng.uniform(0.12, 0.2) * still
+    radius = rng.uniform(0.16, 0.24) * still
     if motion in ("left", "up"):
-        travel = rng.uniform(0.3, 0.6)
+        travel = rng.uniform(0.55, 0.7)
         start = rng.uniform(0.1 + travel, 0.9)
         along, across = start - travel * progress, rng.uniform(0.15, 0.85) * still
         return (along, across, radius) if motion == "left" else (across, along, radius)
     if motion == "clockwise":
-        # y points down, so a growing angle runs clockwise
-        angle = rng.uniform(0, 2 * np.pi) + rng.uniform(0.4, 0.8) * 2 * np.pi * progress
+        # most of a turn, from about 6 o'clock; y points down, so a growing angle runs clockwise
+        angle = np.pi / 2 + rng.uniform(-0.5, 0.5) + rng.uniform(0.6, 0.75) * 2 * np.pi * progress
         x, y = rng.uniform(0.42, 0.58, 2)
         orbit = rng.uniform(0.22, 0.32)
         return x + orbit * np.cos(angle), y + orbit * np.sin(angle), radius
