@@ -266,9 +266,10 @@ def test_initialisation_after_the_meta_device(std: float) -> None:
     model.to_empty(device="cpu").init_weights(needs_reset=True)
     assert torch.isfinite(model(clip())).all()
     assert model.time_embed.std().item() == pytest.approx(std, rel=0.3)
-    torch.testing.assert_close(
-        small(pattern="ts", time_embed_std=std).time_embed.std(), torch.tensor(std), rtol=0.3, atol=0
-    )
+    built = small(pattern="ts", time_embed_std=std, pos_embed_std=1.0)
+    assert built.time_embed.std().item() == pytest.approx(std, rel=0.3)
+    assert built.pos_embed.std().item() == pytest.approx(1.0, rel=0.2)
+    assert small(pattern="ts", time_embed_std=std).pos_embed.std().item() == pytest.approx(0.02, rel=0.3)
     assert not model.blocks[0].added["t"].attn.fc.weight.any()
 
 

@@ -31,8 +31,10 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
         tubelet_size: Frames of a token; divides ``num_frames``.
         input_format: ``"NCTHW"`` or ``"NTCHW"``; ``None`` means NCTHW and refuses a clip that could be either.
         dynamic_num_frames: Take clips of other lengths too, the time embedding resampled linearly.
-        time_embed_std: Standard deviation of the first time embedding. 0 changes nothing about an inflated image model.
-            From scratch, small models learn the order of frames many times faster from about 0.5.
+        time_embed_std: Standard deviation of the first time embedding; 0 changes nothing about an inflated image model.
+        pos_embed_std: Standard deviation of the first space position embedding; timm's initialisation if ``None``.
+            Small models trained from scratch learn motion many times faster when both are near 1, the scale of
+            patch tokens behind a norm: places and moments then differ from the first step.
         **kwargs: Every option of timm's ``VisionTransformer`` except ``embed_layer`` and ``block_fn``.
 
     Raises:
@@ -47,6 +49,7 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
         input_format: Literal["NCTHW", "NTCHW"] | None = None,
         dynamic_num_frames: bool = False,
         time_embed_std: float = 0.0,
+        pos_embed_std: float | None = None,
         **kwargs: Any,
     ) -> None:
         for name in ("embed_layer", "block_fn"):
@@ -94,10 +97,11 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
             )
         dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.time_embed = nn.Parameter(torch.zeros(1, self.grid.t, self.embed_dim, **dd)) if parsed.uses_time else None
-        self.time_embed_std = time_embed_std
-        self._init_time_embed()
+        self.time_embed_std, self.pos_embed_std = time_embed_std, pos_embed_std
+        self._init_positions()
         # timm before 1.0.30 records no arguments at construction; `local-dir:` models are rebuilt from these
-        given = {"pattern": self.pattern, "time_embed_std": time_embed_std, **embed_options, **kwargs}
+        stds = {"time_embed_std": time_embed_std, "pos_embed_std": pos_embed_std}
+        given = {"pattern": self.pattern, **stds, **embed_options, **kwargs}
         self._model_args = {k: v for k, v in given.items() if k not in ("device", "dtype") and v is not None}
 
     @property
@@ -131,23 +135,21 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
         }
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
-        """Initialise as timm does; the time embedding as ``time_embed_std`` says.
+        """Initialise as timm does; positions as ``time_embed_std`` and ``pos_embed_std`` say.
 
         Args:
             mode: timm's initialisation: ``""``, ``"jax"``, ``"jax_nlhb"``, ``"moco"`` or ``"reset"``.
             needs_reset: Whether modules still have to reset their parameters (after ``to_empty``).
         """
         super().init_weights(mode, needs_reset=needs_reset)
-        if hasattr(self, "time_embed"):  # timm's constructor calls this before there is one
-            self._init_time_embed()
+        if hasattr(self, "pos_embed_std"):  # timm's constructor calls this before there is one
+            self._init_positions()
 
-    def _init_time_embed(self) -> None:
-        if self.time_embed is None:
-            return
-        if self.time_embed_std > 0:
-            nn.init.trunc_normal_(self.time_embed, std=self.time_embed_std)
-        else:
-            nn.init.zeros_(self.time_embed)
+    def _init_positions(self) -> None:
+        if self.pos_embed is not None and self.pos_embed_std is not None:
+            nn.init.normal_(self.pos_embed, std=self.pos_embed_std)
+        if self.time_embed is not None:
+            nn.init.normal_(self.time_embed, std=self.time_embed_std)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
