@@ -1,10 +1,12 @@
 """Objects made from options."""
 
+import functools
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from timm.optim import muon
 from torch import nn
 
 from timesformer_plus.engine.build import (
@@ -133,6 +135,26 @@ def test_layer_decay_slows_the_layers_below():
 def test_optimizer_that_does_not_exist(options, reason):
     with pytest.raises(ValueError, match=reason):
         build_optimizer(nn.Linear(2, 2), OptimConfig(**options))
+
+
+def test_muon_orthogonalises_in_float32_where_there_is_no_accelerator(monkeypatch):
+    monkeypatch.setattr("timesformer_plus.engine.build.runs_on_cpu", lambda: True)
+    layer = nn.Linear(8, 8, bias=False)
+    for _ in range(2):  # bound once, however often it is asked for
+        optimizer = build_optimizer(layer, OptimConfig(name="muon"))
+    used = []
+    bound = muon.zeropower_via_newtonschulz
+    assert not isinstance(bound.func, functools.partial)
+
+    def spy(*args, **kwargs):
+        used.append(bound(*args, **kwargs))
+        return used[-1]
+
+    monkeypatch.setattr(muon, "zeropower_via_newtonschulz", spy)
+    layer.weight.grad = torch.randn(8, 8)
+    optimizer.step()
+    # in bfloat16 the result would be bfloat16
+    assert [update.dtype for update in used] == [torch.float32]
 
 
 def rates(config, *, epochs, steps_per_epoch, lr=1.0):

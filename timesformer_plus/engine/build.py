@@ -5,12 +5,13 @@ Here the configuration is turned into plain keyword arguments; nothing below ``e
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, muon
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -21,6 +22,7 @@ from timesformer_plus.data.decoders import DecoderName
 from timesformer_plus.data.manifests import Manifest, read_csv
 from timesformer_plus.data.transforms import EvalTransform, TrainTransform
 from timesformer_plus.engine.config import DataConfig, ModelConfig, OptimConfig, ScheduleConfig
+from timesformer_plus.engine.processes import runs_on_cpu
 
 
 class Splits(NamedTuple):
@@ -163,6 +165,8 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
     Raises:
         ValueError: timm does not know the name, or the optimizer does not take an argument.
     """
+    if "muon" in config.name and runs_on_cpu():
+        _orthogonalise_in_float32()
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             network,
@@ -176,6 +180,16 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
     except TypeError as error:  # an unknown key in optim.args
         raise ValueError(f"optimizer {config.name!r} refuses its arguments ({error}); see optim.args") from error
     return optimizer
+
+
+def _orthogonalise_in_float32() -> None:
+    """Spare CPUs the bfloat16 of timm's Muon, which they emulate: 9.0 ms instead of 0.5 ms for a 64 x 256 matrix.
+
+    timm has no option for it; its Newton-Schulz function has, so that is bound here, once.
+    """
+    orthogonalise = muon.zeropower_via_newtonschulz
+    if not isinstance(orthogonalise, functools.partial):
+        muon.zeropower_via_newtonschulz = functools.partial(orthogonalise, dtype=torch.float32)
 
 
 def build_scheduler(
