@@ -25,7 +25,7 @@ from timesformer_plus.data.motion_tasks import MOTION_TASKS, SPLITS, Lattice, Mo
 
 MotionTaskName = Literal["direction", "drift", "lattice"]
 # Goes up when the same arguments give other files.
-FORMAT = 1
+FORMAT = 2
 FPS = 8
 SPEC_FILE = "dataset.json"
 PREVIEW_FILE = "preview.png"
@@ -170,7 +170,7 @@ def _is_finished(output: Path, text: str) -> bool:
         return False
     if known.read_text() != text:
         raise ValueError(
-            f"{output} holds a data set made with other arguments, see {known}; delete it or give another output"
+            f"{output} holds a data set made with other arguments or by another version, see {known}; delete it or give another output"
         )
     return known == finished
 

@@ -25,6 +25,15 @@ two partners' scores have the same sum whether the bit is 0 or 1. Both right nee
 positive for the other: any such model gets at most half of all pairs right. Without attention along time the bit
 ``time`` is beyond reach in this sense, so is ``height`` without attention down a column, and ``width`` without
 attention along a row.
+
+How hard ``direction`` is, and what was tried (8 x 32 px, patch 16, 2 blocks of width 64, mean pooling, AdamW, batch 16,
+top-1 on 208 clips, one thread): with 1600 training clips, learning rate 1e-3 and position and time embeddings that
+start at standard deviation 1, ``ts`` reaches 1.00 in 5 epochs (18 s), ``t`` .96 (12 s), and ``s`` .32 on its way to .50;
+with 800 clips ``ts`` reaches .96 in 10 epochs (16 s). What matters is that a place and a moment are as loud as the
+picture: which way the sprite went is a product of picture, place and moment, and with the usual start (.02 and 0)
+``ts`` still stands at .50 after 10 epochs, and a learning rate of 3e-3 succeeds or stalls by the seed. Bright and dark
+sprites mixed, smaller and slower ones (radius .12 to .2, travel .3 to .6 of the frame) and orbits that begin anywhere
+were slower to learn; the orbits stayed at chance while all else was solved (.87).
 """
 
 from __future__ import annotations
