@@ -170,7 +170,8 @@ def _is_finished(output: Path, text: str) -> bool:
         return False
     if known.read_text() != text:
         raise ValueError(
-            f"{output} holds a data set made with other arguments or by another version, see {known}; delete it or give another output"
+            f"{output} holds a data set made with other arguments, or by another version of this package, see {known}; "
+            "delete it or give another output"
         )
     return known == finished
 
