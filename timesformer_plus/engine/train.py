@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from timesformer_plus.data.dataset import Clip, VideoDataset
 from timesformer_plus.data.decoders import DecodeError, resolve_decoder
+from timesformer_plus.data.manifests import Manifest
 from timesformer_plus.engine.batches import GlobalBatches, mix_seed
 from timesformer_plus.engine.build import (
     ClipRecipe,
@@ -123,7 +124,7 @@ def prepare(config: TrainConfig) -> Run:
     recipe = build_recipe(network, data, num_clips=config.evaluation.num_clips, num_crops=config.evaluation.num_crops)
     data = dataclasses.replace(data, num_frames=recipe.num_frames, img_size=recipe.img_size)
 
-    def scored(manifest: Any) -> VideoDataset:
+    def scored(manifest: Manifest) -> VideoDataset:
         return build_test_dataset(manifest, recipe, decoder=data.decoder, cache_mb=data.cache_mb)
 
     return Run(
