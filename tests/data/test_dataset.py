@@ -10,6 +10,7 @@ from numbered_videos import BITS, write_numbered
 from torch.utils.data import DataLoader
 
 from timesformer_plus.data import Clip, EvalTransform, TrainTransform, VideoDataset, read_csv
+from timesformer_plus.data.decoded import DecodedFolder
 from timesformer_plus.data.decoders import DecodeError, open_video
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -168,6 +169,42 @@ def test_what_is_cached_is_not_read_again(manifest, monkeypatch):
     copy = pickle.loads(pickle.dumps(dataset))
     copy[(0, 0, 0)]
     assert opened[-1] == "0.mp4"
+
+
+def test_decoded_videos_are_kept_for_later_runs(manifest, monkeypatch, tmp_path):
+    room = 48 * 64 * 3 * 38 / 1e6  # as above: video 1 does not fit behind video 0
+    plain = [make(manifest)[(0, index, 0)].video for index in range(4)]
+    first = make(manifest, cache_mb=room, cache_dir=tmp_path / "decoded")
+    assert all(torch.equal(first[(0, index, 0)].video, plain[index]) for index in range(4))
+    kept = sorted((tmp_path / "decoded").iterdir())
+    assert [path.suffix for path in kept] == [".npy", ".npy"]
+
+    opened = []
+    monkeypatch.setattr(
+        "timesformer_plus.data.dataset.open_video",
+        lambda path, decoder: opened.append(path.name) or open_video(path, decoder),
+    )
+    second = make(manifest, cache_mb=room, cache_dir=tmp_path / "decoded")
+    assert all(torch.equal(second[(0, index, 0)].video, plain[index]) for index in range(4))
+    assert opened == ["1.mp4", "3.mp4"]
+
+
+def test_a_stored_video_is_forgotten_when_its_file_changes_or_its_copy_is_cut_short(tmp_path):
+    video, frames = tmp_path / "a.mp4", np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+    video.write_bytes(b"one")
+    folder = DecodedFolder(tmp_path / "decoded", "pyav")
+    assert folder.load(video) is None
+    folder.store(video, frames)
+    assert np.array_equal(folder.load(video), frames)
+    assert DecodedFolder(tmp_path / "decoded", "decord").load(video) is None
+    (stored,) = (tmp_path / "decoded").iterdir()
+    whole = stored.read_bytes()
+    for length in (0, 40, len(whole) - 1):
+        stored.write_bytes(whole[:length])
+        assert folder.load(video) is None
+    stored.write_bytes(whole)
+    video.write_bytes(b"another")
+    assert folder.load(video) is None
 
 
 def test_multi_label_targets(folder):

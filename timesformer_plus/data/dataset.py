@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -10,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from timesformer_plus.data.clips import sample_indices
-from timesformer_plus.data.decoders import DecoderName, open_video, resolve_decoder
+from timesformer_plus.data.decoded import DecodedFolder
+from timesformer_plus.data.decoders import DecoderName, Frames, open_video, resolve_decoder
 from timesformer_plus.data.manifests import Manifest
 from timesformer_plus.data.transforms import ClipTransform
 
@@ -55,6 +58,8 @@ class VideoDataset(Dataset[Clip]):
         seed: Seed of all randomness.
         cache_mb: Keep whole decoded videos in memory up to this many megabytes (10^6 bytes) *per process*: every worker
             has a cache of its own. Videos that no longer fit are decoded again each time.
+        cache_dir: Folder in which the videos that fit into ``cache_mb`` are kept, decoded, for other processes and
+            later runs; ``None`` for none.
 
     Raises:
         ValueError: A count below one, or an unknown option.
@@ -75,6 +80,7 @@ class VideoDataset(Dataset[Clip]):
         num_crops: int = 1,
         seed: int = 0,
         cache_mb: float = 0,
+        cache_dir: str | Path | None = None,
     ) -> None:
         counts = {"num_frames": num_frames, "stride": stride, "num_clips": num_clips, "num_crops": num_crops}
         for name, value in counts.items():
@@ -97,6 +103,7 @@ class VideoDataset(Dataset[Clip]):
         self.num_crops = num_crops
         self.seed = seed
         self.cache_mb = cache_mb
+        self._decoded = None if cache_dir is None else DecodedFolder(Path(cache_dir), self.decoder)
         self._cache: dict[int, Tensor] = {}
         self._cache_bytes = 0
 
@@ -148,16 +155,30 @@ class VideoDataset(Dataset[Clip]):
         whole = self._cache.get(index)
         if whole is not None:
             return whole[self._choose(len(whole), clip, generator)]
-        video = open_video(self.manifest.samples[index].path, self.decoder)
-        if self.cache_mb:
-            height, width = video.size
-            size = video.num_frames * height * width * 3
-            if self._cache_bytes + size <= self.cache_mb * 1e6:
-                whole = torch.from_numpy(video.read(range(video.num_frames)))
-                self._cache[index] = whole
-                self._cache_bytes += size
-                return whole[self._choose(len(whole), clip, generator)]
+        path = self.manifest.samples[index].path
+        stored = self._decoded.load(path) if self._decoded is not None and self.cache_mb else None
+        if stored is not None:
+            whole = self._keep(index, stored)
+            return whole[self._choose(len(whole), clip, generator)]
+        video = open_video(path, self.decoder)
+        # the size of a frame may cost the decoding of one, so it is asked for only where it matters
+        if self.cache_mb and self._fits(3 * video.num_frames * math.prod(video.size)):
+            frames = video.read(range(video.num_frames))
+            if self._decoded is not None:
+                self._decoded.store(path, frames)
+            whole = self._keep(index, frames)
+            return whole[self._choose(len(whole), clip, generator)]
         return torch.from_numpy(video.read(self._choose(video.num_frames, clip, generator)))
+
+    def _fits(self, size: int) -> bool:
+        return self._cache_bytes + size <= self.cache_mb * 1e6
+
+    def _keep(self, index: int, frames: Frames) -> Tensor:
+        whole = torch.from_numpy(frames)
+        if self._fits(frames.nbytes):
+            self._cache[index] = whole
+            self._cache_bytes += frames.nbytes
+        return whole
 
     def _choose(self, total: int, clip: int, generator: torch.Generator) -> list[int]:
         if self.sampling == "segments":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
@@ -133,11 +134,17 @@ def build_train_dataset(manifest: Manifest, recipe: ClipRecipe, data: DataConfig
         sampling=recipe.sampling,
         seed=seed,
         cache_mb=data.cache_mb,
+        cache_dir=data.cache_dir,
     )
 
 
 def build_test_dataset(
-    manifest: Manifest, recipe: ClipRecipe, *, decoder: DecoderName = "auto", cache_mb: int = 0
+    manifest: Manifest,
+    recipe: ClipRecipe,
+    *,
+    decoder: DecoderName = "auto",
+    cache_mb: int = 0,
+    cache_dir: Path | None = None,
 ) -> VideoDataset:
     """The views of every video that its score is the mean of; nothing is random."""
     return VideoDataset(
@@ -151,6 +158,7 @@ def build_test_dataset(
         num_clips=recipe.num_clips,
         num_crops=recipe.num_crops,
         cache_mb=cache_mb,
+        cache_dir=cache_dir,
     )
 
 

@@ -80,6 +80,7 @@ class DataConfig:
         num_workers: Processes that read videos ahead, in every training process; 0 reads in the training process.
         cache_mb: Memory for decoded videos, in MB (10^6 bytes), for each split in every reading process; small data is
             then decoded once a run.
+        cache_dir: Folder in which the videos that fit into `cache_mb` are kept, decoded, for later runs; null for none.
     """
 
     root: Path
@@ -97,6 +98,7 @@ class DataConfig:
     hflip: float = 0.0
     num_workers: int = 0
     cache_mb: int = 0
+    cache_dir: Path | None = None
 
     def __post_init__(self) -> None:
         require(self.num_frames is None or self.num_frames > 0, f"data.num_frames={self.num_frames} is not positive")

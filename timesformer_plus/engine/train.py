@@ -125,7 +125,9 @@ def prepare(config: TrainConfig) -> Run:
     data = dataclasses.replace(data, num_frames=recipe.num_frames, img_size=recipe.img_size)
 
     def scored(manifest: Manifest) -> VideoDataset:
-        return build_test_dataset(manifest, recipe, decoder=data.decoder, cache_mb=data.cache_mb)
+        return build_test_dataset(
+            manifest, recipe, decoder=data.decoder, cache_mb=data.cache_mb, cache_dir=data.cache_dir
+        )
 
     return Run(
         config=dataclasses.replace(config, data=data),
