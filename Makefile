@@ -19,7 +19,7 @@ $(VENV)/.dev: pyproject.toml
 	touch $(VENV)/.package $@
 
 demo: $(VENV)/.package
-	$(BIN)/python tools/make_motion.py --task direction --output motion/direction
+	$(BIN)/python tools/make_motion.py --task direction --output motion/direction --train 1600
 	$(BIN)/python tools/make_motion.py --task lattice --output motion/lattice
 	$(BIN)/python tools/ablate.py --config configs/ablations/quickstart.yaml
 
