@@ -14,7 +14,8 @@ def main() -> None:
     options = yaml.safe_load(Path(sys.argv[2]).read_text(encoding="utf-8"))
     output, fake, seed = Path(options["output"]), options["fake"], options["seed"]
     with (output.parents[2] / "calls.txt").open("a") as calls:
-        calls.write(f"{options['model']['pattern']} {seed} {os.environ['OMP_NUM_THREADS']}\n")
+        calls.write(f"{options['model']['pattern']} {seed} {options['threads']}\n")
+    assert os.environ["OMP_NUM_THREADS"] == str(options["threads"])
     print("epoch 1 of 1", flush=True)
     (output / "pid").write_text(str(os.getpid()))
     deadline = time.monotonic() + fake.get("sleep", 0)

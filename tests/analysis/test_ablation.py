@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,22 @@ def test_second_call_trains_and_measures_nothing(make_sweep, run, measure):
     assert measure.asked == [["ts", "s"]] or measure.asked == [["s", "ts"]]
     assert "4 of them finished" in text
     assert (sweep.output / "report.json").read_text() == report
+
+
+def test_the_sweep_decides_on_the_threads_of_training_and_measurement(make_sweep, run, tmp_path):
+    sweep = make_sweep({"s": {}}, seeds=(0,), threads=1)
+    base = tmp_path / "base.yaml"
+    base.write_text(base.read_text() + "threads: 1\n")
+    run(sweep)
+    more = replace(sweep, threads=3, on_change="rerun")
+    _, text = run(more)
+    assert calls(sweep) == ["s 0 1", "s 0 3"]
+    assert plan_runs(more)[0].stored_options()["threads"] == 3
+    assert "finished with other options: threads: 1 -> 3" in text
+    assert read_json(sweep.output / "task" / "s" / "cost.json")["speed"]["threads"] == 3
+    report = read_json(sweep.output / "report.json")
+    assert report["threads"] == 3
+    assert report["suites"]["task"]["speed_measured_on"].startswith("test <cpu>, 3 thread(s)")
 
 
 def test_a_new_variant_trains_alone_and_is_measured_beside_the_others(make_sweep, run, measure):

@@ -41,12 +41,14 @@ def test_yaml_becomes_runs_seed_by_seed(sweep_file, tmp_path):
         "optim": {"lr": 0.001},
         "epochs": 7,
         "seed": 3,
+        "threads": 1,
     }
     assert runs[1].options == {
         "model": {"pattern": "ts", "args": {"depth": 3, "num_heads": 1}},
         "optim": {"lr": 0.0002},
         "epochs": 7,
         "seed": 3,
+        "threads": 1,
     }
 
 
@@ -92,6 +94,8 @@ def test_missing_base_is_refused(sweep_file, capsys):
         ({"readable": {"j": []}}, "readable: 'j' is not one"),
         ({"ceiling": 50.0}, "50 % is 0.5"),
         ({"variants": {}}, "needs variants"),
+        ({"variants": {"s": {"threads": 2}}}, "one number for the whole sweep"),
+        ({"overrides": {"threads": 2}}, "one number for the whole sweep"),
         *(({"variants": {name: {}}}, "variant name") for name in ("", "a/b", "..", "a\\b", " a", "a\n", "x" * 81)),
     ],
 )

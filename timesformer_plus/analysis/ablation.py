@@ -282,8 +282,8 @@ def measure_costs(sweep: Sweep, runs: Sequence[Run], measure: Measure, console: 
         measure: See ``run_ablation``.
         console: Where to say what is being measured.
     """
-    for name, suite in sweep.suites.items():
-        options = resolve_variants(suite)
+    for name in sweep.suites:
+        options = resolve_variants(sweep, name)
         models = {
             run.variant: run.folder / "best"
             for run in reversed(runs)

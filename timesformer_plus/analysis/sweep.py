@@ -70,6 +70,9 @@ class Suite:
             for name in names:
                 if name not in self.variants:
                     raise ValueError(f"{what}: {name!r} is not one of the variants {list(self.variants)}")
+        for overrides in (self.overrides, *self.variants.values()):
+            if "threads" in overrides:
+                raise ValueError("threads is one number for the whole sweep; set it beside `suites`, not in a variant")
         if self.ceiling is not None and not 0 <= self.ceiling <= 1:
             raise ValueError(f"ceiling={self.ceiling} is not a fraction; 50 % is 0.5")
 
@@ -84,8 +87,9 @@ class Sweep:
         title: Heading of the report.
         seeds: Every variant is trained once with each; three are the least that give an interval worth printing.
         jobs: Runs at a time.
-        threads: Computing threads of a run. Keep jobs x threads at or below the number of cores: two processes with two
-            threads each on two cores are many times slower than with one each.
+        threads: Computing threads of a run and of the speed measurement, whatever the recipes say. Keep jobs x threads
+            at or below the number of cores: two processes with two threads each on two cores are many times slower than
+            with one each.
         on_change: What to do with a finished run whose options have changed since: refuse to start, or throw it away
             and run it again.
         report_only: Start no run and measure nothing: report what lies there.
@@ -220,19 +224,21 @@ def plan_runs(sweep: Sweep) -> list[Run]:
         _make_run(sweep, suite, variant, seed, options)
         for seed in sweep.seeds
         for suite in sweep.suites
-        for variant, options in resolve_variants(sweep.suites[suite]).items()
+        for variant, options in resolve_variants(sweep, suite).items()
     ]
 
 
-def resolve_variants(suite: Suite) -> dict[str, Options]:
+def resolve_variants(sweep: Sweep, name: str) -> dict[str, Options]:
     """Complete options of every variant of a suite, without ``seed`` and ``output``."""
+    suite = sweep.suites[name]
     base = read_options(Path(os.fspath(suite.base)))
     resolved = {}
-    for name, overrides in suite.variants.items():
+    for variant, overrides in suite.variants.items():
         options = merge(merge(base, suite.overrides), overrides)
         for key in ("seed", "output"):
             options.pop(key, None)
-        resolved[name] = options
+        # A recipe may say how many threads it likes by itself; here speeds are compared, so all have the same number.
+        resolved[variant] = {**options, "threads": sweep.threads}
     return resolved
 
 
