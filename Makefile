@@ -8,13 +8,18 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test lint
 .DEFAULT_GOAL := demo
 
-$(VENV)/.package: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# A stamp says that the environment was made whole; half of one (no ensurepip, Ctrl-C) is made anew.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(None if sys.version_info >= (3, 10) else \
+		"Python 3.10 or newer is needed, $(PYTHON) is " + v + "; name another one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+
+$(VENV)/.package: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.dev: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.dev: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(VENV)/.package $@
 

@@ -17,7 +17,7 @@ def places(grid: tuple[int, int, int]) -> list[Place]:
 
 
 def same_group(letter: str, a: Place, b: Place, grid: tuple[int, int, int]) -> bool:
-    """Whether two places are in one group; design.md's table in plain words."""
+    """Whether two places are in one group: the README's table in plain words."""
     if letter in "tc":
         return a[1] == b[1] and a[2] == b[2]
     if letter == "h":

@@ -1,7 +1,6 @@
 """Every letter against its slow twin, forward and backward, and the exact receptive field of every block."""
 
 import pytest
-import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -201,35 +200,6 @@ def test_print_names_the_layers() -> None:
     assert "'ts'" in text
     assert "'t' (time), num_heads=2" in text
     assert "'s' (space), num_heads=2" in text
-
-
-def test_time_attention_in_a_network_of_ones_own() -> None:
-    """The README's example: a plain timm ViT on frames, with time attention after every block."""
-
-    class TimeViT(torch.nn.Module):
-        def __init__(self, name: str, num_frames: int) -> None:
-            super().__init__()
-            self.vit, self.num_frames = timm.create_model(name), num_frames
-            self.time = torch.nn.ModuleList(
-                AxisAttention(self.vit.embed_dim, "t", 2, zero_fc=True) for _ in self.vit.blocks
-            )
-
-        def forward(self, video: Tensor) -> Tensor:
-            B, T = video.shape[0], self.num_frames
-            P, (h, w) = self.vit.num_prefix_tokens, self.vit.patch_embed.grid_size
-            x = self.vit._pos_embed(self.vit.patch_embed(video.transpose(1, 2).flatten(0, 1)))
-            for block, time in zip(self.vit.blocks, self.time, strict=True):
-                x = block(x)
-                patches = x[:, P:].reshape(B, T * h * w, -1)
-                x = torch.cat([x[:, :P], (patches + time(patches, Grid(T, h, w))).reshape(B * T, h * w, -1)], dim=1)
-            return self.vit.forward_head(self.vit.norm(x)).reshape(B, T, -1).mean(1)
-
-    model = TimeViT("test_vit", num_frames=3).eval()
-    video = torch.randn(2, 3, 3, 160, 160)
-    frames = video.transpose(1, 2).flatten(0, 1)
-    torch.testing.assert_close(model(video), model.vit(frames).reshape(2, 3, -1).mean(1))
-    randomise(model.time)
-    assert not torch.allclose(model(video), model(video.flip(2)))
 
 
 def test_the_reference_itself_on_groups_known_by_hand() -> None:

@@ -178,6 +178,7 @@ class TestContract:
         timm.models.save_for_hf(
             model, tmp_path, model_config={"label_names": list("abcde")}, model_args=model.model_args
         )
+        assert model._model_args["img_size"] == (24, 16)
         saved = json.loads((tmp_path / "config.json").read_text())
         assert saved["model_args"]["pattern"] == model.pattern
         again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()

@@ -82,6 +82,40 @@ def test_a_video_checkpoint_of_ours_fits_other_sizes(tmp_path: Path) -> None:
     torch.testing.assert_close(model(x), source(x))
 
 
+@pytest.mark.parametrize("said", [True, False])
+def test_frames_that_are_not_square_keep_their_shape(said: bool, tmp_path: Path) -> None:
+    """4 x 9 and 6 x 6 tokens are as many: only the file's configuration tells them apart."""
+    wide = {**SIZE, "img_size": (16, 36)}
+    source = timm.create_model("timesformer_test_patch8_32", pattern="ts", num_frames=2, **wide).eval()
+    randomise(source)
+    save_file(source.state_dict(), tmp_path / "video.safetensors")
+    overlay = {"file": str(tmp_path / "video.safetensors"), "num_classes": 5}
+    if said:
+        overlay["input_size"] = (3, 16, 36)
+        square = {**SIZE, "img_size": 24, "num_frames": 2}
+        model = timm.create_model(
+            "timesformer_test_patch8_32", pretrained=True, pretrained_cfg_overlay=overlay, **square
+        ).eval()
+        source.set_input_size(img_size=24)
+        x = torch.randn(1, 3, 2, 24, 24)
+        torch.testing.assert_close(model(x), source(x))
+    else:
+        narrow = timm.create_model(
+            "timesformer_test_patch8_32", pattern="ts", num_frames=2, **{**SIZE, "img_size": (8, 16)}
+        )
+        save_file(narrow.state_dict(), tmp_path / "video.safetensors")
+        with pytest.raises(ValueError, match="8 space positions, and its input_size 32x32 does not say"):
+            timm.create_model("timesformer_test_patch8_32", pretrained=True, pretrained_cfg_overlay=overlay, **SIZE)
+
+
+def test_another_number_of_classes_keeps_everything_but_the_head(tmp_path: Path) -> None:
+    image = VisionTransformer(**SIZE).eval()
+    randomise(image)
+    model = inflate(image, tmp_path, pattern="ts", num_classes=9)
+    assert model.head.weight.shape == (9, 16)
+    assert torch.equal(model.blocks[1].attn.qkv.weight, image.blocks[1].attn.qkv.weight)
+
+
 def test_what_does_not_fit_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"blocks\.1\."):
         inflate(VisionTransformer(**{**SIZE, "depth": 1}), tmp_path, pattern="ts")

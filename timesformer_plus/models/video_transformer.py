@@ -99,7 +99,7 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
         self.time_embed = nn.Parameter(torch.zeros(1, self.grid.t, self.embed_dim, **dd)) if parsed.uses_time else None
         self.time_embed_std, self.pos_embed_std = time_embed_std, pos_embed_std
         self._init_positions()
-        # timm before 1.0.30 records no arguments at construction; `local-dir:` models are rebuilt from these
+        # older timm records no arguments at construction; `local-dir:` models are rebuilt from these
         stds = {"time_embed_std": time_embed_std, "pos_embed_std": pos_embed_std}
         given = {"pattern": self.pattern, **stds, **embed_options, **kwargs}
         self._model_args = {k: v for k, v in given.items() if k not in ("device", "dtype") and v is not None}
@@ -196,7 +196,8 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
             self.time_embed = nn.Parameter(
                 resize_time_embed(self.time_embed.detach(), self.grid.t), requires_grad=self.time_embed.requires_grad
             )
-        self._model_args = {**self._model_args, "num_frames": frames}
+        sizes = {"num_frames": frames, "img_size": tuple(size), "patch_size": tuple(patch)}
+        self._model_args = {**self._model_args, **sizes}
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify clips.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -81,6 +82,9 @@ def filter_checkpoint(state_dict: Mapping[str, Tensor], model: VideoTransformer)
 
     Returns:
         A state dict whose keys a strict load compares with the model's.
+
+    Raises:
+        ValueError: A position embedding whose height and width nobody knows.
     """
     own = model.state_dict()
     is_video = any(key == "time_embed" or ".added." in key for key in state_dict)
@@ -90,10 +94,11 @@ def filter_checkpoint(state_dict: Mapping[str, Tensor], model: VideoTransformer)
     if is_video:
         fitted = dict(state_dict)
         space = fitted.get("pos_embed")
-        if space is not None and model.pos_embed is not None and space.shape != model.pos_embed.shape:
+        if space is not None and model.pos_embed is not None:
             prefix = 0 if model.no_embed_class else model.num_prefix_tokens
-            side = round((space.shape[1] - prefix) ** 0.5)
-            fitted["pos_embed"] = resize_space_embed(space, (side, side), model.patch_embed.grid_size, prefix)
+            old = _source_grid(space.shape[1] - prefix, stem, model)
+            if old != tuple(model.patch_embed.grid_size):
+                fitted["pos_embed"] = resize_space_embed(space, old, model.patch_embed.grid_size, prefix)
         if "time_embed" in fitted and model.time_embed is not None:
             fitted["time_embed"] = resize_time_embed(fitted["time_embed"], model.grid.t)
         return fitted
@@ -111,3 +116,19 @@ def filter_checkpoint(state_dict: Mapping[str, Tensor], model: VideoTransformer)
         if key == "time_embed" or ".added." in key:
             fitted.setdefault(key, value)
     return fitted
+
+
+def _source_grid(num_tokens: int, stem: Tensor | None, model: VideoTransformer) -> tuple[int, int]:
+    """Height and width in tokens of a checkpoint's position embedding: as its configuration says, else square."""
+    height, width = model.pretrained_cfg["input_size"][-2:]
+    patch = model.patch_embed.patch_size if stem is None else stem.shape[-2:]
+    grid = (height // patch[0], width // patch[1])
+    if grid[0] * grid[1] == num_tokens:
+        return grid
+    side = math.isqrt(num_tokens)
+    if side * side != num_tokens:
+        raise ValueError(
+            f"the checkpoint has {num_tokens} space positions, and its input_size {height}x{width} does not say in "
+            "which height and width; pass pretrained_cfg_overlay={'input_size': (3, H, W)} with those it was trained at"
+        )
+    return side, side

@@ -1,0 +1,72 @@
+"""What the README says runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from timesformer_plus import LETTERS, SCHEMES, parse_pattern
+from timesformer_plus.engine.build import build_model
+from timesformer_plus.engine.config import parse_train_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_time_attention_in_a_network_of_ones_own() -> None:
+    (source,) = [block for block in blocks("python") if "class TimeViT" in block]
+    names: dict = {}
+    exec(source, names)
+    model = names["TimeViT"]("test_vit", num_frames=3).eval()
+    video = torch.randn(2, 3, 3, 160, 160)
+    frames = video.transpose(1, 2).flatten(0, 1)
+    # at first it changes nothing
+    torch.testing.assert_close(model(video), model.vit(frames).reshape(2, 3, -1).mean(1))
+    with torch.no_grad():
+        for p in model.times.parameters():
+            p.normal_(std=0.5)
+    assert not torch.allclose(model(video), model(video.flip(2)))
+
+
+def test_models_of_the_first_example_exist() -> None:
+    (source,) = [block for block in blocks("python") if "create_model" in block and "class TimeViT" not in block]
+    lines = [line for line in source.splitlines() if line.startswith(("import", "model"))]
+    assert len(lines) == 4
+    with torch.device("meta"):
+        exec("\n".join(lines), {})
+
+
+def test_the_command_for_ones_own_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (command,) = [line for line in "\n".join(blocks("bash")).splitlines() if "own_videos.yaml" in line]
+    config = parse_train_config(shlex.split(command)[2:])
+    assert config.data.root == Path("my_videos")
+    with torch.device("meta"):
+        model = build_model(config.model, config.data, num_classes=7)
+    assert model.pattern == "s*8 ts*4"
+
+
+def test_tables_of_letters_schemes_and_models_are_complete() -> None:
+    for letter, row in LETTERS.items():
+        assert f"| `{letter}` | {row.name} |" in README
+    for name, pattern in SCHEMES.items():
+        assert f"`{name}`" in README
+        assert f"`{pattern}`".replace("|", "\\|") in README
+        parse_pattern(pattern)
+    for name in timm.list_models(module="video_transformer"):
+        with torch.device("meta"):
+            count = sum(p.numel() for p in timm.create_model(name).parameters()) / 1e6
+        assert re.search(rf"`{name}` \| [0-9]+ x [0-9]+ \| {count:.1f}M", README), f"{name}: {count:.1f}M"
+
+
+def test_paths_that_are_named_exist() -> None:
+    named = set(re.findall(r"(?:tools|configs)/[\w/]+\.(?:py|yaml)", README))
+    assert named
+    assert not [path for path in named if not (ROOT / path).exists()]
