@@ -128,6 +128,60 @@ def test_changed_options_are_refused_unless_told_otherwise(make_sweep, run):
     assert len(calls(make_sweep(changed))) == 4
 
 
+@pytest.fixture
+def data(tmp_path):
+    """A folder of data as far as a sweep reads it."""
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in ("train.csv", "val.csv", "test.csv", "classes.txt", "dataset.json"):
+        (root / name).write_text(f"{name} of seed 0")
+    return root
+
+
+def test_data_made_anew_is_refused_unless_told_otherwise(make_sweep, run, data):
+    variants = {"s": {"data.root": str(data)}}
+    run(make_sweep(variants))
+    assert "2 of them finished" in run(make_sweep(variants))[1]
+    (data / "dataset.json").write_text("dataset.json of seed 1")  # the manifests of two seeds can be the same
+    with pytest.raises(ValueError, match=r"2 finished runs in .* have other data than there are now"):
+        run(make_sweep(variants))
+    assert len(calls(make_sweep(variants))) == 2
+    status, text = run(make_sweep(variants, on_change="rerun"))
+    assert status == 0
+    assert "task/s/seed=0 is finished with other data: dataset.json differs" in text
+    assert len(calls(make_sweep(variants))) == 4
+    assert "2 of them finished" in run(make_sweep(variants))[1]
+
+
+def test_figures_from_other_data_are_not_reported(make_sweep, run, data):
+    variants = {"s": {"data.root": str(data)}}
+    run(make_sweep(variants, seeds=(0,)))
+    (data / "test.csv").write_text("other clips")
+    status, text = run(make_sweep(variants, seeds=(0,), report_only=True))
+    assert status == 1
+    assert "missing: task/s/seed=0: finished with other data" in text
+
+
+def test_finished_runs_outlive_their_data_and_say_that_they_cannot_be_checked(make_sweep, run, data):
+    variants = {"s": {"data.root": str(data)}}
+    run(make_sweep(variants, seeds=(0,)))
+    data.rename(data.with_name("elsewhere"))
+    for report_only in (False, True):
+        status, text = run(make_sweep(variants, seeds=(0,), report_only=report_only))
+        assert status == 0
+        assert f"{data} is no folder (any more): whether the finished runs were trained on the same data is" in text
+    with pytest.raises(ValueError, match=r"task/s/seed=1 cannot be trained: data\.root=.* is no folder"):
+        run(make_sweep(variants, seeds=(0, 1)))
+
+
+def test_missing_manifest_is_found_before_anything_trains(make_sweep, run, data):
+    (data / "val.csv").unlink()
+    sweep = make_sweep({"s": {"data.root": str(data)}})
+    with pytest.raises(ValueError, match=r"task/s/seed=0 cannot be trained: .* has no val\.csv that can be read"):
+        run(sweep)
+    assert calls(sweep) == []
+
+
 def test_report_only_starts_nothing_and_tells_what_is_missing(make_sweep, run, measure):
     sweep = make_sweep({"s": {}}, report_only=True)
     status, text = run(sweep)

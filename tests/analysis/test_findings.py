@@ -11,7 +11,7 @@ from timesformer_plus.analysis.sweep import plan_runs
 def store(run, *, output="result.json", environment=None, **result):
     """Pretend that a run has ended."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    run.write_config()
+    run.write_inputs()
     (run.folder / output).write_text(json.dumps({"status": "finished", **result}))
     if environment:
         (run.folder / "environment.json").write_text(json.dumps(environment))

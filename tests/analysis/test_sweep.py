@@ -141,21 +141,21 @@ def test_state_is_what_the_folder_says(make_sweep):
     run = plan_runs(make_sweep({"s": {"optim.lr": 1e-5}}, seeds=(0,)))[0]
     assert (run.state(), run.stored_options()) == ("missing", None)
     run.folder.mkdir(parents=True)
-    run.write_config()
+    run.write_inputs()
     assert (run.state(), run.stored_options()) == ("missing", run.options)
     (run.folder / "status.json").write_text('{"status": "failed"}')
     assert run.state() == "failed"
     (run.folder / "result.json").write_text('{"status": "finished", "te')  # torn
     assert run.state() == "failed"
     (run.folder / "result.json").write_text(json.dumps({"status": "finished"}))
-    assert (run.state(), run.changes()) == ("finished", [])
+    assert (run.state(), run.changes()) == ("finished", {})
 
 
 def test_changes_name_the_options(make_sweep):
     before = plan_runs(make_sweep({"s": {"epochs": 5, "drop": True}}, seeds=(0,)))[0]
     before.folder.mkdir(parents=True)
-    before.write_config()
+    before.write_inputs()
     (before.folder / "result.json").write_text(json.dumps({"status": "finished"}))
     after = plan_runs(make_sweep({"s": {"epochs": 6, "optim.lr": 0.1}}, seeds=(0,)))[0]
     assert after.state() == "changed"
-    assert after.changes() == ["drop: True -> (unset)", "epochs: 5 -> 6", "optim.lr: (unset) -> 0.1"]
+    assert after.changes() == {"options": ["drop: True -> (unset)", "epochs: 5 -> 6", "optim.lr: (unset) -> 0.1"]}

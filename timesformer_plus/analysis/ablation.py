@@ -28,6 +28,7 @@ from rich.text import Text
 from ..engine.build import build_model
 from ..engine.config import train_parser
 from .cost import Cost, Speed, measure_saved_models
+from .data_digest import data_root, why_unusable
 from .processes import FolderBusyError, folder_lock, signal_group, signals_ignored, termination_interrupts
 from .report import print_report, write_report
 from .sweep import Run, Sweep, parse_sweep, plan_runs, read_json, resolve_variants, write_json
@@ -83,14 +84,15 @@ def run_ablation(
         0 when every run of the sweep is finished, else 1.
 
     Raises:
-        ValueError: A finished run's options have changed and ``on_change`` is ``refuse``, or the folder of a run holds
-            files that no run wrote.
+        ValueError: The options or the data of a finished run have changed and ``on_change`` is ``refuse``, the data of
+            a run to do is not there, or the folder of a run holds files that no run wrote.
         FolderBusyError: Somebody else works in ``sweep.output``.
         KeyboardInterrupt: Interrupted or terminated; the trainings under way have been stopped.
     """
     console = console or Console()
     runs = plan_runs(sweep)
     with folder_lock(sweep.output) as lock, termination_interrupts():
+        _mention_missing_data(runs, console)
         if not sweep.report_only:
             if tuple(trainer) == TRAINER:
                 _check_options(runs)
@@ -164,7 +166,7 @@ class Runner:
 
     def _start(self, run: Run) -> None:
         _clear(run)
-        run.write_config()
+        run.write_inputs()
         with run.log.open("wb") as log:
             process = subprocess.Popen(
                 [*self.trainer, "--config", str(run.config)],
@@ -337,16 +339,21 @@ def _check_options(runs: Sequence[Run]) -> None:
 
 def _runs_to_do(runs: Sequence[Run], sweep: Sweep, console: Console) -> list[Run]:
     states = {run.name: run.state() for run in runs}
-    changed = [run for run in runs if states[run.name] == "changed"]
-    for run in changed[:3]:
-        console.print(f"{run.name} is finished with other options: {'; '.join(run.changes())}", markup=False)
+    changed = {run.name: run.changes() for run in runs if states[run.name] == "changed"}
+    for name, changes in list(changed.items())[:3]:
+        what = "; ".join(change for kind in changes.values() for change in kind)
+        console.print(f"{name} is finished with other {' and '.join(changes)}: {what}", markup=False, soft_wrap=True)
     if changed and sweep.on_change == "refuse":
+        kinds = [kind for kind in ("options", "data") if any(kind in changes for changes in changed.values())]
         raise ValueError(
-            f"{len(changed)} finished runs in {sweep.output} have other options than the sweep asks for now; "
+            f"{len(changed)} finished runs in {sweep.output} have other {' or '.join(kinds)} than there are now; "
             "give another --output, or --on_change rerun to throw them away"
         )
     todo = [run for run in runs if states[run.name] != "finished"]
     for run in todo:
+        unusable = why_unusable(run.options)
+        if unusable:
+            raise ValueError(f"{run.name} cannot be trained: {unusable}")
         if run.folder.exists() and any(run.folder.iterdir()) and not run.config.is_file():
             raise ValueError(f"{run.folder} holds files but no run.yaml: no run wrote it; give another --output")
     console.print(
@@ -356,6 +363,13 @@ def _runs_to_do(runs: Sequence[Run], sweep: Sweep, console: Console) -> list[Run
         soft_wrap=True,
     )
     return todo
+
+
+def _mention_missing_data(runs: Sequence[Run], console: Console) -> None:
+    roots = {data_root(run.options) for run in runs if run.state() == "finished"}
+    for gone in sorted(str(root) for root in roots if root is not None and not root.is_dir()):
+        text = f"{gone} is no folder (any more): whether the finished runs were trained on the same data is unchecked"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _clear(run: Run) -> None:

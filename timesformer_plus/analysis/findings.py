@@ -233,7 +233,7 @@ def _parts(suite: Suite, results: Sequence[Mapping[str, Any]]) -> dict[str, Mean
 
 def _why_missing(run: Run, state: str) -> str:
     if state == "changed":
-        return "finished with other options"
+        return f"finished with other {' and '.join(run.changes())}"
     if state == "failed":
         status = read_json(run.folder / "status.json") or {}
         return f"failed, {status.get('reason', 'no reason known')}; see {run.log}"

@@ -4,6 +4,7 @@ A sweep is a few suites (tasks); a suite is a base recipe and named variants of 
 seed. Each of these runs owns a folder, ``OUTPUT/SUITE/VARIANT/seed=N``, with
 
     run.yaml      its complete options: base, suite, variant and seed merged
+    data.json     digests of the manifests that it was trained on
     log.txt       what the training printed
     status.json   how it ended: seconds and exit status
     result.json   the scores, which the training writes last of all
@@ -25,6 +26,8 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentParser, get_loader
 from jsonargparse.typing import Path_fr
+
+from .data_digest import data_digests
 
 Options = dict[str, Any]
 State = Literal["finished", "changed", "failed", "missing"]
@@ -90,8 +93,8 @@ class Sweep:
         threads: Computing threads of a run and of the speed measurement, whatever the recipes say. Keep jobs x threads
             at or below the number of cores: two processes with two threads each on two cores are many times slower than
             with one each.
-        on_change: What to do with a finished run whose options have changed since: refuse to start, or throw it away
-            and run it again.
+        on_change: What to do with a finished run whose options or data have changed since: refuse to start, or throw it
+            away and run it again.
         report_only: Start no run and measure nothing: report what lies there.
     """
 
@@ -149,10 +152,11 @@ class Run:
         """File with the complete options."""
         return self.folder / "run.yaml"
 
-    def write_config(self) -> None:
-        """Write ``run.yaml`` into the run's folder."""
+    def write_inputs(self) -> None:
+        """Write ``run.yaml`` and ``data.json`` into the run's folder."""
         text = yaml.safe_dump({**self.options, "output": str(self.folder)}, sort_keys=False, allow_unicode=True)
         self.config.write_text(text, encoding="utf-8")
+        write_json(self.folder / "data.json", data_digests(self.options) or {})
 
     def stored_options(self) -> Options | None:
         """Options that the folder was run with, without ``output``; None where nothing was run."""
@@ -160,13 +164,35 @@ class Run:
             return None
         return {key: value for key, value in read_options(self.config).items() if key != "output"}
 
-    def changes(self) -> list[str]:
-        """What differs between the options on disk and now, such as ``"optim.lr: 0.001 -> 0.01"``."""
+    def changes(self) -> dict[str, list[str]]:
+        """What differs between the run on disk and now.
+
+        Returns:
+            ``{"options": ["optim.lr: 0.001 -> 0.01"], "data": ["train.csv differs"]}``, without what is unchanged. Data
+            that lies there no more cannot differ.
+        """
+        found = {"options": self._changed_options(), "data": self._changed_data()}
+        return {kind: changes for kind, changes in found.items() if changes}
+
+    def _changed_options(self) -> list[str]:
         then, now = _flatten(self.stored_options() or {}), _flatten(self.options)
         return [
             f"{key}: {then.get(key, '(unset)')} -> {now.get(key, '(unset)')}"
             for key in sorted(then.keys() | now.keys())
             if then.get(key, ...) != now.get(key, ...)
+        ]
+
+    def _changed_data(self) -> list[str]:
+        now = data_digests(self.options)
+        if now is None:
+            return []
+        then = read_json(self.folder / "data.json")
+        if then is None:
+            return ["data.json is missing, which would tell what the run was trained on"]
+        return [
+            f"{name} {'differs' if name in then and name in now else 'is new' if name in now else 'is gone'}"
+            for name in sorted(then.keys() | now.keys())
+            if then.get(name) != now.get(name)
         ]
 
     def result(self) -> dict[str, Any] | None:
@@ -175,7 +201,7 @@ class Run:
         return result if result is not None and result.get("status") == "finished" else None
 
     def state(self) -> State:
-        """What the folder says: finished with these options, finished with others, failed, or not (fully) run."""
+        """What the folder says: finished with these options and data, or with others; failed; not (fully) run."""
         if self.result() is not None:
             return "changed" if self.changes() else "finished"
         status = read_json(self.folder / "status.json")
