@@ -49,6 +49,7 @@ class FrameIndex:
         times: Time of every frame that a sequential decode gives, in seconds after the stream's start, ascending.
         tick: The unit of the file's times, in seconds.
         fps: Average frames per second; 0 where the file does not say.
+        stream: Place of the file's first video, which is the one that is read, among all of its streams.
         trouble: Why seeking to a frame of this file may give another one; empty where it does not.
     """
 
@@ -56,6 +57,7 @@ class FrameIndex:
     times: tuple[Fraction, ...]
     tick: Fraction
     fps: float
+    stream: int
     trouble: str = ""
 
 
@@ -145,16 +147,21 @@ def index_frames(path: Path) -> FrameIndex:
     Raises:
         DecodeError: Not a readable video, or the file ends before its last frame.
     """
+    from av.stream import Disposition
+
     container = identify(path)
     with open_container(path, container) as opened:
         stream = opened.streams.video[0]
+        place = stream.index
         fps, tick, start = float(stream.average_rate or 0), stream.time_base or Fraction(0), stream.start_time or 0
         if container not in INDEXED:
             # evenly spaced where the file has no times, as raw MPEG-4 in AVI; nobody seeks by them
             times = tuple(i * tick for i, _ in enumerate(opened.decode(stream)))
-            return FrameIndex(container, times, tick, fps, f"{container} files have no exact index")
+            return FrameIndex(container, times, tick, fps, place, f"{container} files have no exact index")
         packets = [_Packet.of(packet) for packet in opened.demux(stream) if packet.size]
         announced, duration = stream.frames, stream.duration or 0
+        # cover art is a video stream of its own in mp4 and mov
+        videos = sum(not video.disposition & Disposition.attached_pic for video in opened.streams.video)
     shown = sorted(packet.time for packet in packets if not packet.hidden)
     if not shown:
         raise DecodeError(path, "holds no frame; copy it again")
@@ -166,9 +173,11 @@ def index_frames(path: Path) -> FrameIndex:
     trouble = ""
     if len(shown) < max(len(packets), announced):
         trouble = "an edit list hides frames"
+    elif videos > 1:
+        trouble = f"of its {videos} videos, the first is not always taken for the main one"
     elif _has_open_groups(packets):
         trouble = "some frames depend on a key frame that comes after them (open GOP)"
-    return FrameIndex(container, tuple((time - start) * tick for time in shown), tick, fps, trouble)
+    return FrameIndex(container, tuple((time - start) * tick for time in shown), tick, fps, place, trouble)
 
 
 class _Packet(NamedTuple):

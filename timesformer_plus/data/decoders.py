@@ -7,6 +7,7 @@ names a decoder that reads it.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -26,12 +27,13 @@ __all__ = [
     "Frames",
     "PyAVDecoder",
     "PyTorchVideoDecoder",
+    "TorchCodecDecoder",
     "open_video",
     "resolve_decoder",
 ]
 
 Frames = NDArray[np.uint8]
-DecoderName = Literal["auto", "decord", "pyav", "pytorchvideo"]
+DecoderName = Literal["auto", "decord", "pyav", "pytorchvideo", "torchcodec"]
 
 
 class Decoder(Protocol):
@@ -73,13 +75,14 @@ def open_video(path: str | Path, decoder: DecoderName = "auto") -> Decoder:
 
     Args:
         path: The file.
-        decoder: ``"decord"``, ``"pyav"``, ``"pytorchvideo"``, or ``"auto"`` for the best that is installed.
+        decoder: ``"decord"``, ``"pyav"``, ``"pytorchvideo"``, ``"torchcodec"``, or ``"auto"``, which is decord where
+            that is installed, else PyAV.
 
     Returns:
         The open video.
 
     Raises:
-        ImportError: The decoder is not installed.
+        ImportError: The decoder is not installed, or cannot be loaded.
         DecodeError: The file is not a readable video.
         ValueError: An unknown decoder name.
     """
@@ -90,13 +93,14 @@ def resolve_decoder(decoder: str) -> DecoderName:
     """Name the decoder that ``decoder`` stands for on this machine, so that it can be recorded and stays the same.
 
     Args:
-        decoder: A ``DecoderName``. ``"auto"`` is decord where it is installed, else PyAV.
+        decoder: A ``DecoderName``. ``"auto"`` is decord where it is installed, else PyAV: both bring their own FFmpeg,
+            and what it stands for does not change with the FFmpeg of the machine.
 
     Returns:
         A name other than ``"auto"``.
 
     Raises:
-        ImportError: It is not installed.
+        ImportError: It is not installed, or cannot be loaded.
         ValueError: An unknown name.
     """
     if decoder == "auto":
@@ -111,6 +115,8 @@ def resolve_decoder(decoder: str) -> DecoderName:
             f"decoder={decoder!r} needs {' and '.join(packages)}, not installed here; run "
             f"`pip install {' '.join(packages)}`, or take decoder='auto' for one that is"
         )
+    if decoder == "torchcodec":
+        _load_torchcodec()
     return cast(DecoderName, decoder)
 
 
@@ -118,7 +124,8 @@ class DecordDecoder:
     """Frames by decord, the fastest.
 
     It seeks to frames, so files in which that misses are refused: AVI, MPEG-TS, edit lists that hide frames, open GOPs
-    (which is what x265 writes unless told otherwise). A damaged frame that FFmpeg manages to patch up comes patched up.
+    (which is what x265 writes unless told otherwise), and files of several videos, where it need not take the first. A
+    damaged frame that FFmpeg manages to patch up comes patched up.
     """
 
     def __init__(self, path: Path) -> None:
@@ -231,17 +238,91 @@ class PyTorchVideoDecoder:
         return np.stack([_upright(picture, self._turns) for picture in chosen])
 
 
+class TorchCodecDecoder:
+    """Frames by torchcodec with an exact index, through the FFmpeg of the machine; refuses AVI, MPEG-TS and their like.
+
+    Seeks, and reads what decord refuses as well: edit lists and open GOPs. Opening takes one more pass over the packets
+    of the file, for torchcodec's own index. A damaged frame that FFmpeg manages to patch up comes patched up.
+    """
+
+    def __init__(self, path: Path) -> None:
+        index = index_frames(path)
+        if index.container not in INDEXED:
+            raise DecodeError(path, f"torchcodec would return wrong frames, {index.trouble}; use decoder='pyav'")
+        self.path = path
+        self.num_frames = len(index.times)
+        self.fps = index.fps
+        # what torchcodec raises depends on its layer: RuntimeError from FFmpeg, the others from its own checks
+        self._errors = (RuntimeError, ValueError, IndexError)
+        video_decoder = _load_torchcodec()
+        try:
+            self._reader: Any = video_decoder(
+                str(path.absolute()),  # a relative name could be taken for an address
+                stream_index=index.stream,
+                dimension_order="NHWC",
+                num_ffmpeg_threads=1,
+                device="cpu",  # else torch's default device
+                seek_mode="exact",
+            )
+        except self._errors as error:
+            raise DecodeError(path, f"torchcodec cannot open it ({_first_line(error)}); try decoder='pyav'") from error
+        if len(self._reader) != self.num_frames:
+            reason = f"torchcodec counts {len(self._reader)} frames, the file has {self.num_frames}; use decoder='pyav'"
+            raise DecodeError(path, reason)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """See ``Decoder.size``."""
+        return self._reader.metadata.height, self._reader.metadata.width
+
+    def read(self, indices: Sequence[int]) -> Frames:
+        """See ``Decoder.read``."""
+        _check_indices(self.path, indices, self.num_frames)
+        try:
+            batch = self._reader.get_frames_at(list(indices))
+        except self._errors as error:
+            reason = f"torchcodec cannot read frames {list(indices)} ({_first_line(error)}); try decoder='pyav'"
+            raise DecodeError(self.path, reason) from error
+        return cast(Frames, batch.data.numpy())
+
+
 _DECODERS: dict[str, Callable[[Path], Decoder]] = {
     "decord": DecordDecoder,
     "pyav": PyAVDecoder,
     "pytorchvideo": PyTorchVideoDecoder,
+    "torchcodec": TorchCodecDecoder,
 }
 # modules that each imports, PyAV for the list of frames; pip calls them by the same names
-_MODULES = {"decord": ("decord", "av"), "pyav": ("av",), "pytorchvideo": ("pytorchvideo", "av")}
+_MODULES = {
+    "decord": ("decord", "av"),
+    "pyav": ("av",),
+    "pytorchvideo": ("pytorchvideo", "av"),
+    "torchcodec": ("torchcodec", "av"),
+}
 
 
 def _not_installed(decoder: str) -> list[str]:
     return [module for module in _MODULES[decoder] if importlib.util.find_spec(module) is None]
+
+
+def _load_torchcodec() -> Callable[..., Any]:
+    """Import torchcodec's reader, and make sure that it found FFmpeg and turns frames upright."""
+    try:
+        # import statements would fail the type check, with and without torchcodec: it marks none of its names public
+        torchcodec: Any = importlib.import_module("torchcodec")
+        # None where no FFmpeg was found; earlier releases raise on import
+        if torchcodec.ffmpeg_major_version is None:
+            raise RuntimeError("it could not load its libraries for any version of FFmpeg")
+        if "rotation" not in torchcodec.decoders.VideoStreamMetadata.__dataclass_fields__:
+            raise RuntimeError("it is older than 0.11 and leaves turned videos lying on their side")
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        raise ImportError(
+            "decoder='torchcodec' cannot be loaded: beside `pip install torchcodec`, 0.11 or later and made for the "
+            "torch that is installed, it needs the system's FFmpeg libraries, as `apt-get install ffmpeg`, `conda "
+            "install ffmpeg` or `brew install ffmpeg` bring them; or take decoder='auto', which needs neither "
+            f"({_first_line(error)})"
+        ) from error
+    return cast(Callable[..., Any], torchcodec.decoders.VideoDecoder)
 
 
 def _check_indices(path: Path, indices: Sequence[int], num_frames: int) -> None:
