@@ -1,11 +1,14 @@
 """The data set: clips depend on their key and nothing else."""
 
+import errno
+import importlib.util
 import itertools
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from installed_decoders import DECODERS
 from numbered_videos import BITS, write_numbered
 from torch.utils.data import DataLoader
 
@@ -132,16 +135,22 @@ def test_workers_change_nothing(manifest, workers):
         assert torch.cat([b.index for b in batches]).tolist() == [c.index for c in alone]
 
 
-@pytest.mark.parametrize("decoder", ["decord", "pyav", "pytorchvideo"])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_decoders_are_interchangeable(manifest, decoder):
-    reference, other = augmented(manifest, decoder="decord"), augmented(manifest, decoder=decoder)
+    reference, other = augmented(manifest, decoder="pyav"), augmented(manifest, decoder=decoder)
     assert other.decoder == decoder
     for index in range(4):
         assert torch.equal(reference[(0, index, 0)].video, other[(0, index, 0)].video)
 
 
-def test_auto_is_settled_once(manifest):
-    assert make(manifest).decoder == "decord"
+@pytest.mark.parametrize(("installed", "settled"), [({"decord", "av"}, "decord"), ({"av"}, "pyav")])
+def test_auto_is_settled_once(manifest, installed, settled, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.util, "find_spec", lambda name: object() if name in installed else None)
+        dataset = make(manifest)
+    assert dataset.decoder == settled
+    # a worker does not settle it anew
+    assert pickle.loads(pickle.dumps(dataset)).decoder == settled
 
 
 @pytest.mark.parametrize("cache_mb", [10, 48 * 64 * 3 * 31 / 1e6])
@@ -187,6 +196,46 @@ def test_decoded_videos_are_kept_for_later_runs(manifest, monkeypatch, tmp_path)
     second = make(manifest, cache_mb=room, cache_dir=tmp_path / "decoded")
     assert all(torch.equal(second[(0, index, 0)].video, plain[index]) for index in range(4))
     assert opened == ["1.mp4", "3.mp4"]
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(manifest, monkeypatch, tmp_path):
+    """A full disk, as the first write meets it: said once, nothing half written left behind, every clip as ever."""
+    attempts = []
+
+    def full(*_, **__):
+        attempts.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    plain = make(manifest)
+    dataset = make(manifest, cache_mb=10, cache_dir=tmp_path / "decoded")
+    monkeypatch.setattr(np, "save", full)
+    with pytest.warns(
+        UserWarning, match=r"decoded: decoded videos are not kept.*No space left.*data\.cache_dir"
+    ) as told:
+        clips = [dataset[(0, index, 0)].video for index in range(4)]
+    assert len(told) == 1
+    assert len(attempts) == 1
+    assert list((tmp_path / "decoded").iterdir()) == []
+    assert all(torch.equal(clip, plain[(0, index, 0)].video) for index, clip in enumerate(clips))
+
+
+def test_a_folder_that_cannot_be_made_stops_nothing(manifest, tmp_path):
+    (tmp_path / "file").write_text("where the folder should be")
+    dataset = make(manifest, cache_mb=10, cache_dir=tmp_path / "file" / "decoded")
+    with pytest.warns(UserWarning, match="decoded videos are not kept") as told:
+        clips = [dataset[(0, index, 0)] for index in range(4)]
+    assert len(told) == 1
+    assert [clip.index for clip in clips] == list(range(4))
+
+
+def test_what_a_folder_holds_is_read_although_it_is_full(manifest, monkeypatch, tmp_path):
+    make(manifest, cache_mb=10, cache_dir=tmp_path)[(0, 3, 0)]
+    dataset = make(manifest, cache_mb=10, cache_dir=tmp_path)
+    monkeypatch.setattr(DecodedFolder, "store", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
+    with pytest.warns(UserWarning, match="read-only"):
+        dataset[(0, 0, 0)]
+    monkeypatch.delattr("timesformer_plus.data.dataset.open_video")
+    assert numbers(dataset[(0, 3, 0)]) == [5, 8, 11, 14]
 
 
 def test_a_stored_video_is_forgotten_when_its_file_changes_or_its_copy_is_cut_short(tmp_path):

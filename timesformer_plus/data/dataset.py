@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -57,9 +58,11 @@ class VideoDataset(Dataset[Clip]):
             ``v // num_crops``.
         seed: Seed of all randomness.
         cache_mb: Keep whole decoded videos in memory up to this many megabytes (10^6 bytes) *per process*: every worker
-            has a cache of its own. Videos that no longer fit are decoded again each time.
-        cache_dir: Folder in which the videos that fit into ``cache_mb`` are kept, decoded, for other processes and
-            later runs; ``None`` for none.
+            has a cache of its own. Videos that no longer fit are read again each time.
+        cache_dir: Folder in which every process stores, decoded, the videos that fit into its ``cache_mb``, for other
+            processes and later runs. With ``cache_mb`` above 0, a video found there is not decoded, whether it still
+            fits or not; with 0 the folder is neither read nor written. Nothing is ever removed from it. Where it cannot
+            be written, a warning says so once in each process and nothing more is stored. ``None`` for no folder.
 
     Raises:
         ValueError: A count below one, or an unknown option.
@@ -104,6 +107,7 @@ class VideoDataset(Dataset[Clip]):
         self.seed = seed
         self.cache_mb = cache_mb
         self._decoded = None if cache_dir is None else DecodedFolder(Path(cache_dir), self.decoder)
+        self._storing = True
         self._cache: dict[int, Tensor] = {}
         self._cache_bytes = 0
 
@@ -164,11 +168,23 @@ class VideoDataset(Dataset[Clip]):
         # the size of a frame may cost the decoding of one, so it is asked for only where it matters
         if self.cache_mb and self._fits(3 * video.num_frames * math.prod(video.size)):
             frames = video.read(range(video.num_frames))
-            if self._decoded is not None:
-                self._decoded.store(path, frames)
+            self._store(path, frames)
             whole = self._keep(index, frames)
             return whole[self._choose(len(whole), clip, generator)]
         return torch.from_numpy(video.read(self._choose(video.num_frames, clip, generator)))
+
+    def _store(self, path: Path, frames: Frames) -> None:
+        if self._decoded is None or not self._storing:
+            return
+        try:
+            self._decoded.store(path, frames)
+        except OSError as error:
+            self._storing = False
+            warnings.warn(
+                f"{self._decoded.folder}: decoded videos are not kept from {path.name} on ({error}); training goes on "
+                "with those already there and the cache in memory. Make room, or set data.cache_dir elsewhere",
+                stacklevel=2,
+            )
 
     def _fits(self, size: int) -> bool:
         return self._cache_bytes + size <= self.cache_mb * 1e6
