@@ -1,12 +1,13 @@
 """Objects made from options."""
 
-import functools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
-from timm.optim import muon
+from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from timesformer_plus.engine.build import (
@@ -137,26 +138,6 @@ def test_optimizer_that_does_not_exist(options, reason):
         build_optimizer(nn.Linear(2, 2), OptimConfig(**options))
 
 
-def test_muon_orthogonalises_in_float32_where_there_is_no_accelerator(monkeypatch):
-    monkeypatch.setattr("timesformer_plus.engine.build.runs_on_cpu", lambda: True)
-    layer = nn.Linear(8, 8, bias=False)
-    for _ in range(2):  # bound once, however often it is asked for
-        optimizer = build_optimizer(layer, OptimConfig(name="muon"))
-    used = []
-    bound = muon.zeropower_via_newtonschulz
-    assert not isinstance(bound.func, functools.partial)
-
-    def spy(*args, **kwargs):
-        used.append(bound(*args, **kwargs))
-        return used[-1]
-
-    monkeypatch.setattr(muon, "zeropower_via_newtonschulz", spy)
-    layer.weight.grad = torch.randn(8, 8)
-    optimizer.step()
-    # in bfloat16 the result would be bfloat16
-    assert [update.dtype for update in used] == [torch.float32]
-
-
 def rates(config, *, epochs, steps_per_epoch, lr=1.0):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
     scheduler = build_scheduler(optimizer, config, epochs=epochs, steps_per_epoch=steps_per_epoch)
@@ -180,5 +161,30 @@ def test_multistep_as_in_the_paper():
     assert rates(config, epochs=4, steps_per_epoch=3) == pytest.approx([1] * 5 + [0.1] * 3 + [0.01] * 4)
 
 
+def has_schedule(name):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    try:
+        return create_scheduler_v2(optimizer, sched=name, decay_epochs=1)[0] is not None
+    except ValueError:
+        return False
+
+
+@pytest.mark.skipif(not has_schedule("constant"), reason="this timm has no constant schedule")
 def test_constant_stays():
     assert rates(ScheduleConfig(name="constant"), epochs=2, steps_per_epoch=2) == [1.0] * 4
+
+
+def test_step_without_decay_epochs_takes_the_default_of_timm():
+    config = ScheduleConfig(name="step", decay_rate=0.5)
+    found = rates(config, epochs=91, steps_per_epoch=2)
+    assert found[:178] == [1.0] * 178
+    assert found[-1] == 0.5
+    assert rates(replace(config, decay_epochs=1), epochs=3, steps_per_epoch=2)[-1] == 0.25
+
+
+@pytest.mark.parametrize("name", ["constant", "wsd"])
+def test_schedule_that_this_timm_does_not_have(name, monkeypatch):
+    # older versions of timm return no scheduler
+    monkeypatch.setattr("timesformer_plus.engine.build.create_scheduler_v2", lambda *_, **__: (None, 3))
+    with pytest.raises(ValueError, match=f"schedule.name='{name}' is not a schedule of timm {timm.__version__}"):
+        rates(ScheduleConfig(name=name), epochs=3, steps_per_epoch=2)

@@ -5,14 +5,13 @@ Here the configuration is turned into plain keyword arguments; nothing below ``e
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.optim import create_optimizer_v2, muon
+from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -23,7 +22,6 @@ from timesformer_plus.data.decoders import DecoderName
 from timesformer_plus.data.manifests import Manifest, read_csv
 from timesformer_plus.data.transforms import EvalTransform, TrainTransform
 from timesformer_plus.engine.config import DataConfig, ModelConfig, OptimConfig, ScheduleConfig
-from timesformer_plus.engine.processes import runs_on_cpu
 
 
 class Splits(NamedTuple):
@@ -173,8 +171,6 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
     Raises:
         ValueError: timm does not know the name, or the optimizer does not take an argument.
     """
-    if "muon" in config.name and runs_on_cpu():
-        _orthogonalise_in_float32()
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             network,
@@ -190,21 +186,17 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
     return optimizer
 
 
-def _orthogonalise_in_float32() -> None:
-    """Spare CPUs the bfloat16 of timm's Muon, which they emulate: 9.0 ms instead of 0.5 ms for a 64 x 256 matrix.
-
-    timm has no option for it; its Newton-Schulz function has, so that is bound here, once.
-    """
-    orthogonalise = muon.zeropower_via_newtonschulz
-    if not isinstance(orthogonalise, functools.partial):
-        muon.zeropower_via_newtonschulz = functools.partial(orthogonalise, dtype=torch.float32)
-
-
 def build_scheduler(
     optimizer: torch.optim.Optimizer, config: ScheduleConfig, *, epochs: int, steps_per_epoch: int
 ) -> Scheduler:
-    """Make timm's schedule of that name, in updates. Call ``step_update(updates done)`` after every update."""
-    made: tuple[Scheduler, int] = create_scheduler_v2(
+    """Make timm's schedule of that name, in updates. Call ``step_update(updates done)`` after every update.
+
+    Raises:
+        ValueError: The installed timm has no schedule of that name.
+    """
+    # what is not set is left to timm: 1.0.26 cannot take None for decay_epochs
+    decay = {} if config.decay_epochs is None else {"decay_epochs": config.decay_epochs}
+    made: tuple[Scheduler | None, int] = create_scheduler_v2(
         optimizer,
         sched=config.name,
         num_epochs=epochs,
@@ -212,9 +204,14 @@ def build_scheduler(
         warmup_lr=config.warmup_lr,
         min_lr=config.min_lr,
         decay_milestones=list(config.milestones),
-        decay_epochs=config.decay_epochs,
         decay_rate=config.decay_rate,
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,
+        **decay,
     )
+    if made[0] is None:  # older versions answer so to a name that they do not know
+        raise ValueError(
+            f"schedule.name={config.name!r} is not a schedule of timm {timm.__version__}; "
+            "choose another, such as cosine, or upgrade timm"
+        )
     return made[0]

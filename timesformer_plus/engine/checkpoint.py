@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import nn
@@ -27,6 +28,8 @@ from timesformer_plus.engine.build import ClipRecipe
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 RECIPE_KEY = "clips"
+# of timm's pretrained_cfg, what says where the classifier is, so that it can be exchanged for another
+STRUCTURE_KEYS = ("first_conv", "classifier", "pool_size", "fixed_input_size")
 
 
 class Checkpoint(NamedTuple):
@@ -48,23 +51,33 @@ def save_checkpoint(folder: Path, model: nn.Module, *, classes: Sequence[str], r
 
     Raises:
         ValueError: ``folder`` exists and is not a checkpoint.
+        OSError: It cannot be written, because of a full disk, say.
     """
     if folder.exists() and not (folder / CONFIG_FILE).is_file():
         raise ValueError(
             f"{folder} is not a checkpoint and will not be replaced; move it away or choose another output"
         )
     with _replacing(folder) as staged:
+        given: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        kept = {key: given[key] for key in STRUCTURE_KEYS if key in given}
         model_config = {
             "label_names": list(classes),
             "pretrained_cfg": {
+                **kept,  # older versions of timm write nothing but what they are given here
                 "mean": recipe.mean,
                 "std": recipe.std,
                 "input_size": (3, *recipe.img_size),
                 "crop_pct": 1.0,  # frames are resized until they just cover the crop
+                "interpolation": "bilinear",  # the default of torchvision's transforms
             },
             RECIPE_KEY: dataclasses.asdict(recipe),
         }
-        save_for_hf(model, str(staged), model_config=model_config, safe_serialization=True)
+        # newer versions of timm know the arguments of every model; older ones have to be told, and VideoTransformer can
+        model_args: dict[str, Any] | None = getattr(model, "model_args", None)
+        try:
+            save_for_hf(model, str(staged), model_config=model_config, model_args=model_args, safe_serialization=True)
+        except SafetensorError as error:  # how safetensors reports that a file cannot be written
+            raise OSError(f"the weights cannot be written to {folder} ({error})") from error
         for file in staged.iterdir():
             file.chmod(0o644)  # safetensors writes 0600
             with file.open("rb") as opened:
@@ -99,7 +112,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Load a model that ``save_checkpoint`` wrote.
 
     Raises:
-        ValueError: ``folder`` is not such a checkpoint.
+        ValueError: ``folder`` is not such a checkpoint, or a damaged one.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -115,5 +128,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         key: tuple(value) if isinstance(value, list) else value for key, value in config[RECIPE_KEY].items()
     }
     recipe = ClipRecipe(**stored)
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    try:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except (RuntimeError, SafetensorError) as error:  # no weights, half of them, or those of another model
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"the model in {folder} cannot be loaded ({reason}); copy or train it again") from error
     return Checkpoint(model, tuple(config["label_names"]), recipe)
