@@ -8,7 +8,8 @@ from torch import nn
 
 from timesformer_plus.data.dataset import Clip
 from timesformer_plus.data.manifests import Manifest, Sample
-from timesformer_plus.engine.evaluate import evaluate, predict_views
+from timesformer_plus.engine import evaluate as evaluate_module
+from timesformer_plus.engine.evaluate import evaluate, predict_views, print_metrics
 
 
 class NumberedClips(torch.utils.data.Dataset):
@@ -107,3 +108,29 @@ def test_batches_are_counted():
     counts = []
     predict_views(MeanPixel(), NumberedClips([(1.0, 2.0)] * 3, [0] * 3), batch_size=4, on_batch=counts.append)
     assert counts == [4, 2]
+
+
+def test_brackets_in_names_are_printed(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    names = ["Putting [something] into [something]", "x [/foo] y"]
+    print_metrics("runs/[a]/best on [/b].csv", {"top1": 0.5, "per_class": dict.fromkeys(names, 0.25)})
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(f"per_class: {name}" in text for name in names)
+    assert "runs/[a]/best on [/b].csv" in text
+
+
+def test_metrics_that_cannot_be_written_are_an_error_of_one_line(
+    finished_run, five_videos, tmp_path, monkeypatch, capsys
+):
+    folder, _ = finished_run
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "metrics.json"
+    words = [five_videos, "--model", folder / "best", "--output", output, "--threads", 1]
+    monkeypatch.setattr("sys.argv", ["evaluate", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        evaluate_module.main()
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert str(tmp_path / "file") in error

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from timesformer_plus.engine import predict as predict_module
 from timesformer_plus.engine.build import build_test_dataset
 from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.evaluate import predict_views
-from timesformer_plus.engine.predict import predict
+from timesformer_plus.engine.predict import predict, print_predictions
 from timesformer_plus.engine.train import train
 
 
@@ -59,6 +60,34 @@ def test_command_line_prints_the_most_probable_classes(finished_run, direction, 
         assert f"{name} " in text
         assert f"{100 * probability:.1f} %" in text
     assert text.count(" %") == 3
+
+
+def test_brackets_in_names_are_printed(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    names = ["Putting [something] into [something]", "x [/foo] y", "[red]"]
+    print_predictions(Path("a [bold] [/b].mp4"), [(name, 0.25) for name in names])
+    text = capsys.readouterr().out
+    assert all(name in text for name in names)
+    assert "a [bold] [/b].mp4" in text
+
+
+def test_checkpoint_that_cannot_be_read(finished_run, direction, tmp_path, monkeypatch, capsys):
+    folder, _ = finished_run
+    video = next((direction / "test").glob("*.mp4"))
+    lost = tmp_path / "lost"
+    shutil.copytree(folder / "best", lost)
+    (lost / "model.safetensors").unlink()
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder / "best", damaged)
+    (damaged / "model.safetensors").write_bytes((folder / "best" / "model.safetensors").read_bytes()[:500])
+    for checkpoint in (lost, damaged):
+        with pytest.raises(SystemExit) as stop:
+            run(monkeypatch, capsys, video, "--model", checkpoint)
+        assert stop.value.code == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert str(checkpoint) in error
 
 
 def test_unreadable_video(finished_run, tmp_path, monkeypatch, capsys):

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-import yaml
+from safetensors import SafetensorError
 from tiny_runs import TINY, tiny_run
+from torchvision.transforms.v2 import InterpolationMode
 
 from timesformer_plus.data.decoders import DecodeError
-from timesformer_plus.engine.build import build_manifests, build_test_dataset
+from timesformer_plus.engine.build import build_manifests, build_model, build_test_dataset
 from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.config import DataConfig, OptimConfig, dump_config, parse_train_config
 from timesformer_plus.engine.evaluate import evaluate
@@ -74,7 +75,19 @@ def test_best_is_a_local_dir_model_with_names_and_preprocessing(finished_run, di
     config = json.loads((folder / "best" / "config.json").read_text())
     assert config["label_names"] == (direction / "classes.txt").read_text().split()
     model = timm.create_model(f"local-dir:{folder / 'best'}", pretrained=True)
-    assert model.pretrained_cfg["input_size"] == (3, 32, 32)
+    assert tuple(model.pretrained_cfg["input_size"]) == (3, 32, 32)
+    assert model.pretrained_cfg["interpolation"] == InterpolationMode.BILINEAR.value
+    assert model.pretrained_cfg["crop_pct"] == 1.0
+    # all of the arguments are written, so that every timm builds the same model, and another head fits on it
+    assert config["model_args"] == config["model_args"] | {
+        "pattern": "ts",
+        "depth": 1,
+        "embed_dim": 32,
+        "num_frames": 8,
+    }
+    exchanged = timm.create_model(f"local-dir:{folder / 'best'}", pretrained=True, num_classes=3)
+    assert exchanged.head.weight.shape == (3, 32)
+    assert torch.equal(exchanged.patch_embed.proj.weight, model.patch_embed.proj.weight)
     assert list(model.pretrained_cfg["label_names"]) == config["label_names"]
     checkpoint = load_checkpoint(folder / "best")
     assert checkpoint.recipe.num_clips == 2
@@ -223,7 +236,37 @@ def test_epoch_lines_where_there_is_no_terminal(direction, tmp_path, capsys):
     assert len(lines) == 2
 
 
-@pytest.mark.parametrize("file", sorted(Path("configs").glob("*.yaml")), ids=lambda file: file.stem)
-def test_shipped_recipes_are_read(file, tmp_path):
-    config = parse_train_config(["--config", str(file), "--output", str(tmp_path)])
-    assert yaml.safe_load(dump_config(config))["model"]["name"].startswith("timesformer")
+def test_disk_full_while_the_weights_are_written(direction, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("timesformer_plus.engine.checkpoint.save_for_hf", full)
+    error = fails(capsys, tiny_run(tmp_path / "run", direction), tmp_path)
+    assert error.startswith(f"error: the weights cannot be written to {tmp_path / 'run' / 'last'} (")
+    assert "No space left on device" in error
+    assert [path.name for path in (tmp_path / "run").iterdir() if "last" in path.name] == []
+
+
+def test_output_that_cannot_be_made(direction, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    error = fails(capsys, tiny_run(tmp_path / "file" / "run", direction), tmp_path)
+    assert error.startswith("error: ")
+    assert str(tmp_path / "file" / "run") in error
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+def test_recipes_are_found():
+    assert {file.stem for file in RECIPES} >= {"motion_direction", "motion_drift", "motion_lattice"}
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_shipped_recipe_is_read_and_its_model_made(file, tmp_path):
+    config = parse_train_config(["--config", str(file), "--output", str(tmp_path), "--data.root", str(tmp_path)])
+    with torch.device("meta"):
+        network = build_model(config.model, config.data, 8)
+    assert network.num_classes == 8
+    typo = replace(config.model, args={**config.model.args, "time_embed_sdt": 1.0})
+    with torch.device("meta"), pytest.raises(ValueError, match="time_embed_sdt"):
+        build_model(typo, config.data, 8)

@@ -168,14 +168,16 @@ def print_metrics(title: str, metrics: Metrics) -> None:
     """Print metrics as a table, fractions in percent."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("metric", "value", title=title)
+    # Text: in a string, "[something]" in the name of a class or a file would be markup
+    table = Table("metric", "value", title=Text(title, style="table.title"))
     table.columns[1].justify = "right"
     flat: dict[str, Any] = {}
     for name, value in metrics.items():
         flat |= {f"{name}: {key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
     for name, value in flat.items():
-        table.add_row(name, f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %")
+        table.add_row(Text(name), f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %")
     Console().print(table)
 
 
@@ -189,7 +191,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         metrics = evaluate_checkpoint(**options.as_dict())
-    except (ValueError, ImportError, DecodeError) as error:
+    except (ValueError, ImportError, OSError, DecodeError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
     state = join_processes()

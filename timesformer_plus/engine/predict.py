@@ -64,11 +64,13 @@ def print_predictions(video: Path, predictions: list[tuple[str, float]]) -> None
     from rich.bar import Bar
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("class", "probability", "", title=str(video))
+    # Text: in a string, "[something]" in the name of a class or a file would be markup
+    table = Table("class", "probability", "", title=Text(str(video), style="table.title"))
     table.columns[1].justify = "right"
     for name, probability in predictions:
-        table.add_row(name, f"{100 * probability:.1f} %", Bar(1.0, 0.0, probability, width=30))
+        table.add_row(Text(name), f"{100 * probability:.1f} %", Bar(1.0, 0.0, probability, width=30))
     Console().print(table)
 
 
@@ -83,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         predictions = predict(**options.as_dict())
-    except (ValueError, ImportError, DecodeError) as error:
+    except (ValueError, ImportError, OSError, DecodeError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
     print_predictions(options.video, predictions)

@@ -319,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(config)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, ImportError, DecodeError, NonFiniteError) as error:
+    except (ValueError, ImportError, OSError, DecodeError, NonFiniteError) as error:
         # one write a line: the processes share a terminal
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
