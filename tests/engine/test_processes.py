@@ -20,6 +20,7 @@ from tiny_runs import finish, start, tiny_run
 
 from timesformer_plus.engine.config import EvaluationConfig
 from timesformer_plus.engine.evaluate import evaluate_checkpoint
+from timesformer_plus.engine.processes import runs_on_cpu
 from timesformer_plus.engine.train import train
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -32,6 +33,15 @@ def steps(folder):
 
 def numbers(metrics):
     return {key: value for key, value in metrics.items() if not isinstance(value, dict)}
+
+
+@pytest.mark.parametrize(
+    ("device", "answer"), [(None, True), (torch.device("mps"), True), (torch.device("cuda"), False)]
+)
+def test_accelerator_without_float64_is_left_alone(device, answer, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: device is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: device)
+    assert runs_on_cpu() is answer
 
 
 def test_two_processes_train_the_numbers_of_one(direction, five_videos, tmp_path):

@@ -9,12 +9,17 @@ from accelerate import PartialState
 
 
 def runs_on_cpu() -> bool:
-    """Whether this machine has no accelerator.
+    """Whether this machine has no accelerator that this package computes on.
 
     accelerate has to be told: under ``torchrun`` on a machine without one it otherwise leaves every process to itself,
     and N processes train N models without a word.
     """
-    return not torch.accelerator.is_available()
+    if not torch.accelerator.is_available():
+        return True
+    # Apple's GPU (MPS) has no float64, in which probabilities and losses are added up here, and no process group that
+    # could join several processes on it
+    accelerator = torch.accelerator.current_accelerator()
+    return accelerator is not None and accelerator.type == "mps"
 
 
 def join_processes(world_size: int | None = None) -> PartialState:
