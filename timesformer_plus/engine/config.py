@@ -78,8 +78,10 @@ class DataConfig:
         ratio: Smallest and largest width / height of training crops, for `scale`.
         hflip: Probability of mirroring a training clip. Leave it 0 where left and right are different classes.
         num_workers: Processes that read videos ahead, in every training process; 0 reads in the training process.
-        cache_mb: Memory for decoded videos, in MB (10^6 bytes), for each split in every reading process; small data is
-            then decoded once a run.
+        cache_mb: Memory for decoded videos, in MB (10^6 bytes), for each split in every reading process. A video that
+            fits is decoded once by every process that reads it: with `num_workers: 0` that is once a run. With workers,
+            each of them decodes what it reads of the training split once, and the videos of an evaluation are decoded
+            anew at every evaluation, as it starts new workers. `cache_dir` keeps them across processes and runs.
         cache_dir: Folder in which the videos that fit into `cache_mb` are kept, decoded, for later runs; null for none.
     """
 
