@@ -49,13 +49,39 @@ def test_rows_hold_means_intervals_and_paired_differences(suite_of):
     assert ts.difference.high == pytest.approx(0.33 + 4.302653 * 0.0152753, abs=1e-6)
     assert (ts.pattern, ts.params, ts.train_seconds, ts.gflops) == ("ts", 10, 2.0, None)
     assert ts.scores == {0: 0.7, 1: 0.85, 2: 0.94}
-    assert suite.findings[0] == ("Highest top1: ts, 83.0 % [52.9, 100.0]; the reference s has 50.0 % [25.2, 74.8].")
+    assert suite.findings[0] == (
+        "Highest mean top1: ts, 83.0 % [52.9, 100.0]; the reference s has 50.0 % [25.2, 74.8]."
+    )
     assert suite.findings[1].endswith("better ts; worse none; not separated none.")
 
 
 def test_equal_means_share_the_first_place(suite_of):
     suite = suite_of({"s": [0.5, 0.6, 0.7], "ts": [0.7, 0.5, 0.6], "h": [0.1, 0.2, 0.3]})
-    assert suite.findings[0].startswith("Highest top1: s, ts, 60.0 % [")
+    assert suite.findings[0].startswith("Highest mean top1: s, ts, 60.0 % [")
+
+
+def test_headline_of_wide_intervals_does_not_claim_a_winner(suite_of):
+    suite = suite_of({"s": [0.5, 0.52, 0.48], "ts": [0.45, 0.9, 0.6]})
+    assert suite.findings[0] == (
+        "Highest mean top1: ts, 65.0 % [8.1, 100.0]; the reference s has 50.0 % [45.0, 55.0], "
+        "and 3 seeds do not tell the two apart at 95 %."
+    )
+    assert suite.findings[1].endswith("better none; worse none; not separated ts.")
+
+
+def test_wide_difference_stays_possible(suite_of):
+    difference = suite_of({"s": [0.02, 0.03, 0.01], "ts": [0.92, 0.66, 0.95]}).rows[1].difference
+    assert difference.mean == pytest.approx(0.8233, abs=1e-4)
+    assert difference.low == pytest.approx(0.404, abs=1e-3)
+    assert difference.high == 1.0
+
+
+def test_one_seed_is_not_held_against_the_ceiling(suite_of):
+    suite = suite_of({"s": [0.5, None, None], "ts": [0.9, None, None]}, suite={"ceiling": 0.5, "readable": {"ts": []}})
+    assert suite.findings[0].endswith(
+        "ts, 90.0 % [one seed]; the reference s has 50.0 % [one seed], and 1 seed does not tell the two apart at 95 %."
+    )
+    assert suite.findings[-1] == "One seed has no interval that could be held against the ceiling of 50 %."
 
 
 def test_differences_pair_only_the_seeds_that_both_have(suite_of):
@@ -88,7 +114,7 @@ def test_ceiling_of_whole_variants(suite_of):
     suite = suite_of({"s": [0.49, 0.5, 0.48], "ts": [0.9, 0.91, 0.92], "x": [0.4, 0.9, 0.6]}, suite={"ceiling": 0.5})
     assert suite.findings[-1] == (
         "Above the ceiling of 50 % with 95 % confidence: ts; "
-        "at, below or not separated from it: s (49.0 %), x (63.3 %)."
+        "at, below or not separated from it: s (49.0 %), x (63.3 % [0.8, 100.0])."
     )
 
 
@@ -101,17 +127,15 @@ def test_ceiling_cell_by_cell_against_theory(suite_of):
     assert suite.parts == ["t", "h"]
     assert suite.rows[1].parts["t"].mean == 0.45
     assert suite.findings[-2:] == (
-        "Of the 3 cells that theory says can be read, 2 are above the ceiling of 50 % with 95 % confidence; "
-        "not yet: ts/t (45 %).",
-        "Of the 1 cells that theory says cannot be read, 0 are above the ceiling of 50 % with 95 % confidence.",
+        "Above the ceiling of 50 %, each with 95 % confidence: 2 of 3 cells that theory says can be read; "
+        "the others: ts/t (45 %).",
+        "Above the ceiling of 50 %, each with 95 % confidence: 0 of 1 cells that theory says cannot be read.",
     )
 
 
 def test_a_cell_that_theory_forbids_is_called_out(suite_of):
     suite = suite_of({"s": [0.5] * 3}, suite={"ceiling": 0.5, "readable": {"s": []}}, parts={"s": {"t": 0.8}})
-    assert suite.findings[-1].endswith(
-        "1 are above the ceiling of 50 % with 95 % confidence; against theory: s/t (80 %)."
-    )
+    assert suite.findings[-1].endswith("1 of 1 cells that theory says cannot be read; against theory: s/t (80 %).")
 
 
 def test_classes_are_the_parts_of_single_labels(make_sweep):

@@ -128,6 +128,7 @@ def test_figures_hold_means_intervals_and_seeds(page):
     assert heat["type"] == "heatmap"
     assert heat["z"][0] == pytest.approx([30, 90])
     assert heat["z"][1] == pytest.approx([80, 20])
+    assert heat["text"] == [["30 %", "90 %"], ["80 %", "20 %"]]
     outlines = figures["parts-0"]["layout"]["shapes"]
     assert [(round(o["x0"]), round(o["y0"])) for o in outlines] == [(1, 0), (0, 1)]
     assert "ceiling 50 %" in json.dumps(figures["ranking-0"]["layout"])
@@ -142,7 +143,33 @@ def test_a_ceiling_on_the_whole_does_not_colour_the_classes(make_sweep, run):
         page = Page(render_page(collect(sweep, plan_runs(sweep))))
         figure = next(json.loads(text) for a, text in page.scripts if a.get("data-for") == "parts-0")
         assert len(figure["data"][0]["colorscale"]) == colours
-        assert ("at or below the ceiling" in "".join(page.shown)) == bool(readable)
+        assert ("Green: above the ceiling" in "".join(page.shown)) == bool(readable)
+
+
+def test_green_is_what_the_findings_call_above_the_ceiling(make_sweep):
+    """A mean of 65 % over three seeds that range from 45 to 90 % is above nothing."""
+    sweep = make_sweep({"s": {}}, suite={"ceiling": 0.5, "readable": {"s": ["sure", "wide"]}}, seeds=(0, 1, 2))
+    for run in plan_runs(sweep):
+        run.folder.mkdir(parents=True)
+        run.write_inputs()
+        parts = {"top1/sure": [0.64, 0.65, 0.66][run.seed], "top1/wide": [0.45, 0.6, 0.9][run.seed]}
+        (run.folder / "result.json").write_text(json.dumps({"status": "finished", "test": {"top1": 0.65, **parts}}))
+    report = collect(sweep, plan_runs(sweep))
+    assert (
+        "1 of 2 cells that theory says can be read; the others: s/wide (65 % [8, 100])."
+        in (report.suites[0].findings[-1])
+    )
+    text = io.StringIO()
+    print_report(report, Console(file=text, width=100, force_terminal=True, color_system="standard"))
+    assert re.findall(r"\x1b\[1;32m\s*([^\x1b]*?)\s*\x1b", text.getvalue()) == ["65 %"]
+    assert "Green: above the ceiling of 50 % with 95 % confidence." in text.getvalue()
+    heat = next(
+        json.loads(data)["data"][0]
+        for attributes, data in Page(render_page(report)).scripts
+        if attributes.get("data-for") == "parts-0"
+    )
+    assert heat["text"] == [["65 %", "65 %"]]
+    assert heat["z"] == [[pytest.approx(65.0), pytest.approx(50.0)]]  # 50 is where grey ends
 
 
 def test_page_lists_what_is_missing_and_how_it_was_made(page):

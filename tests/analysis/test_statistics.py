@@ -128,3 +128,10 @@ def test_two_equal_variants_differ_at_the_nominal_rate_only():
         paired_difference(dict(enumerate(ours)), dict(enumerate(theirs))).p < 0.05 for ours, theirs in scores
     )
     assert false_alarms / sweeps == pytest.approx(0.05, abs=4 * 0.0049)  # sqrt(.05 * .95 / 2000) = .0049
+
+
+def test_above_means_the_whole_interval_and_never_one_seed():
+    assert mean_interval([0.64, 0.65, 0.66]).is_above(0.5)
+    assert not mean_interval([0.45, 0.6, 0.9]).is_above(0.5)
+    assert not mean_interval([0.5, 0.5, 0.5]).is_above(0.5)
+    assert not mean_interval([0.9]).is_above(0.5)

@@ -77,21 +77,22 @@ def accuracy_against_cost(suite: SuiteReport) -> go.Figure:
 def parts_heat_map(suite: SuiteReport) -> go.Figure:
     """Score of every variant on every class or bit.
 
-    Where theory has a word on the parts (``readable``) each is held against the ceiling: grey up to it, green above it,
-    outlined what can be read. A ceiling on the whole says nothing about a part: who always guesses one of two classes
-    is always right about that one.
+    Where theory has a word on the parts (``readable``) each is held against the ceiling: green where the whole interval
+    is above it, else grey; outlined what can be read. A ceiling on the whole says nothing about a part: who always
+    guesses one of two classes is always right about that one.
     """
     rows = [row for row in suite.rows if row.parts]
     parts = suite.parts
     ceiling = suite.suite.ceiling if suite.suite.readable else None
     crowded = len(parts) > 4
-    values = [[100 * row.parts[part].mean if part in row.parts else None for part in parts] for row in rows]
+    scores = [[row.parts.get(part) for part in parts] for row in rows]
     hover = [
         [f"{escape(row.variant)}, {escape(part)}: {_spell(row.parts.get(part))}" for part in parts] for row in rows
     ]
     figure = go.Figure(
         go.Heatmap(
-            z=values,
+            z=[[_shade(score, ceiling) for score in row] for row in scores],
+            text=[[_cell(score, " %" * (not crowded)) for score in row] for row in scores],
             x=[escape(part) for part in parts],
             y=[escape(row.variant) for row in rows],
             zmin=0,
@@ -99,7 +100,7 @@ def parts_heat_map(suite: SuiteReport) -> go.Figure:
             colorscale=_colour_scale(ceiling),
             xgap=4,
             ygap=4,
-            texttemplate="%{z:.0f}" if crowded else "%{z:.0f} %",
+            texttemplate="%{text}",
             textfont={"size": 13 if crowded else 15},
             customdata=hover,
             hovertemplate="%{customdata}<extra></extra>",
@@ -170,6 +171,17 @@ def _spell(score: MeanInterval | None) -> str:
         "one seed" if score.low is None or score.high is None else f"{100 * score.low:.1f} to {100 * score.high:.1f}"
     )
     return f"{100 * score.mean:.1f} % ({interval})"
+
+
+def _shade(score: MeanInterval | None, ceiling: float | None) -> float | None:
+    """Place on the colour scale, in percent: the mean, but green only for what is above the ceiling for sure."""
+    if score is None:
+        return None
+    return 100 * (score.mean if ceiling is None or score.is_above(ceiling) else min(score.mean, ceiling))
+
+
+def _cell(score: MeanInterval | None, unit: str) -> str:
+    return "" if score is None else f"{100 * score.mean:.0f}{unit}"
 
 
 def _colour_scale(ceiling: float | None) -> list[tuple[float, str]]:

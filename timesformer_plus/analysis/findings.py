@@ -195,7 +195,7 @@ def _row(suite: Suite, variant: str, runs: Sequence[Run], results: Results, figu
         pattern=str(model.get("pattern", "")) if isinstance(model, Mapping) else "",
         scores=scores,
         score=mean_interval(scores.values(), bounds=(0, 1)) if scores else None,
-        difference=paired_difference(scores, reference) if paired else None,
+        difference=paired_difference(scores, reference, bounds=(-1, 1)) if paired else None,
         parts=_parts(suite, own),
         params=figures["cost"]["params"] if params is None and figures else params,
         gflops=figures["cost"]["gflops"] if figures else None,
@@ -248,9 +248,12 @@ def _findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
     top = max(score.mean for score in scored.values())
     best = [name for name, score in scored.items() if math.isclose(score.mean, top, abs_tol=1e-9)]
     reference = scored.get(suite.reference)
-    beside = "" if suite.reference in best else f"; the reference {suite.reference} has {format_percent(reference)}"
-    yield f"Highest {suite.metric}: {_list(best)}, {format_percent(scored[best[0]])}{beside}."
     apart = {row.variant: row.difference for row in rows if row.difference is not None}
+    beside = "" if suite.reference in best else f"; the reference {suite.reference} has {format_percent(reference)}"
+    if beside and best[0] in apart and (apart[best[0]].low or 0.0) <= 0:
+        shared = apart[best[0]].n
+        beside += f", and {shared} seed{' does' if shared == 1 else 's do'} not tell the two apart at 95 %"
+    yield f"Highest mean {suite.metric}: {_list(best)}, {format_percent(scored[best[0]])}{beside}."
     if apart:
         better = [name for name, d in apart.items() if d.low is not None and d.low > 0]
         worse = [name for name, d in apart.items() if d.high is not None and d.high < 0]
@@ -259,11 +262,13 @@ def _findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
             f"Against {suite.reference}, at 95 % and not corrected for the number of variants: better {_list(better)}; "
             f"worse {_list(worse)}; not separated {_list(unclear)}."
         )
-    if suite.ceiling is not None and suite.readable:
+    if suite.ceiling is not None and all(score.n == 1 for score in scored.values()):
+        yield f"One seed has no interval that could be held against the ceiling of {100 * suite.ceiling:.0f} %."
+    elif suite.ceiling is not None and suite.readable:
         yield from _cells_against_ceiling(suite, suite.ceiling, rows)
     elif suite.ceiling is not None:
-        above = [name for name, score in scored.items() if _is_above(score, suite.ceiling)]
-        others = [f"{name} ({100 * score.mean:.1f} %)" for name, score in scored.items() if name not in above]
+        above = [name for name, score in scored.items() if score.is_above(suite.ceiling)]
+        others = [f"{name} ({_beside(score, suite.ceiling, 1)})" for name, score in scored.items() if name not in above]
         yield (
             f"Above the ceiling of {100 * suite.ceiling:.0f} % with 95 % confidence: {_list(above)}; "
             f"at, below or not separated from it: {_list(others)}."
@@ -282,18 +287,24 @@ def _cells_against_ceiling(suite: Suite, ceiling: float, rows: Sequence[Row]) ->
         }
         if not cells:
             continue
-        above = [name for name, interval in cells.items() if _is_above(interval, ceiling)]
+        above = [name for name, interval in cells.items() if interval.is_above(ceiling)]
         surprises = [name for name in cells if (name in above) != readable]
-        shown = [f"{name} ({100 * cells[name].mean:.0f} %)" for name in surprises]
+        shown = [f"{name} ({_beside(cells[name], ceiling, 0)})" for name in surprises]
         yield (
-            f"Of the {len(cells)} cells that theory says can{'' if readable else 'not'} be read, {len(above)} are "
-            f"above the ceiling of {100 * ceiling:.0f} % with 95 % confidence"
-            + (f"; {'not yet' if readable else 'against theory'}: {_list(shown)}." if shown else ".")
+            f"Above the ceiling of {100 * ceiling:.0f} %, each with 95 % confidence: {len(above)} of {len(cells)} "
+            f"cells that theory says can{'' if readable else 'not'} be read"
+            + (f"; {'the others' if readable else 'against theory'}: {_list(shown)}." if shown else ".")
         )
 
 
-def _is_above(interval: MeanInterval, level: float) -> bool:
-    return interval.low is not None and interval.low > level
+def _beside(score: MeanInterval, ceiling: float, digits: int) -> str:
+    """The mean; with its interval where the mean alone would seem to be above the ceiling, and is not separated."""
+    mean = f"{100 * score.mean:.{digits}f} %"
+    if score.mean <= ceiling or score.is_above(ceiling):
+        return mean
+    if score.low is None or score.high is None:
+        return f"{mean} [one seed]"
+    return f"{mean} [{100 * score.low:.{digits}f}, {100 * score.high:.{digits}f}]"
 
 
 def _list(names: Sequence[str]) -> str:

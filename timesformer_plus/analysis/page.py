@@ -95,7 +95,7 @@ def _pictures(index: int, suite: SuiteReport) -> Iterator[str]:
         yield _picture(f"ranking-{index}", ranking(suite), f"{metric} of every variant", caption)
     if any(row.parts for row in suite.rows):
         held = suite.suite.ceiling is not None and bool(suite.suite.readable)
-        ceiling = " Grey: at or below the ceiling. Green: above it." if held else ""
+        ceiling = " Green: above the ceiling with 95 % confidence. Grey: the others." if held else ""
         outlined = " Outlined: theory says that this variant can read this one." if suite.suite.readable else ""
         caption = f"Mean over the seeds, in percent.{ceiling}{outlined}"
         yield _picture(f"parts-{index}", parts_heat_map(suite), f"{metric}, part by part", caption)

@@ -46,6 +46,9 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_terminal_table(suite, report.seeds, console.width))
         if suite.suite.readable and suite.parts:
             console.print(_terminal_parts(suite))
+            if suite.suite.ceiling is not None:
+                held = f"Green: above the ceiling of {100 * suite.suite.ceiling:.0f} % with 95 % confidence."
+                console.print(Padding(Text(held, style="dim"), (0, 0, 1, 2)))
         for finding in suite.findings:
             console.print(Padding(Text(finding), (0, 0, 0, 2)))
         for missing in suite.missing:
@@ -140,8 +143,8 @@ def notes(report: Report) -> list[str]:
         f"{report.finished} of {report.total} runs are in the figures; seeds {', '.join(map(str, report.seeds))}.",
         "Intervals are 95 % Student-t intervals over seeds, cut to 0 to 100 %; they speak about another seed, not "
         "about another test set. One seed has no interval; no width means that all seeds agree to the last clip.",
-        "Differences are in percentage points, paired by seed; p is the two-sided paired t-test, not corrected for the "
-        "number of variants, and empty where it is undefined (one seed, or all differences equal).",
+        "Differences are in percentage points, paired by seed, their intervals cut to -100 to 100; p is the two-sided "
+        "paired t-test, not corrected for the number of variants, and empty where it is undefined (one seed, or all differences equal).",
         "GFLOPs are 10⁹ multiply-adds of matrix products and convolutions on one clip view, all attention counted.",
         "clips/s are clip views in inference, measured while nothing was training, the variants taking turns; median.",
         f"Training time is wall-clock with {report.jobs} trainings at a time, {report.threads} thread(s) each.",
@@ -177,7 +180,7 @@ def _terminal_parts(suite: SuiteReport) -> Table:
         table.add_column(Text(part), justify="right")
     for row in suite.rows:
         scores = [row.parts.get(part) for part in suite.parts]
-        above = [score is not None and ceiling is not None and score.mean > ceiling for score in scores]
+        above = [score is not None and ceiling is not None and score.is_above(ceiling) for score in scores]
         styled = [
             Text(format_part(score), style="bold green" if up else "") for score, up in zip(scores, above, strict=True)
         ]

@@ -38,6 +38,10 @@ class MeanInterval:
     n: int
     confidence: float
 
+    def is_above(self, level: float) -> bool:
+        """Whether the whole interval lies above ``level``; never so for a single value."""
+        return self.low is not None and self.low > level
+
 
 @dataclass(frozen=True)
 class PairedDifference:
@@ -101,6 +105,7 @@ def paired_difference(
     reference: Mapping[int, float],
     *,
     confidence: float = 0.95,
+    bounds: tuple[float, float] | None = None,
 ) -> PairedDifference:
     """Difference to a reference, paired by seed.
 
@@ -110,12 +115,14 @@ def paired_difference(
         values: Seed -> score.
         reference: Seed -> score of the reference.
         confidence: Nominal coverage, between 0 and 1.
+        bounds: What the difference can be at all, e.g. ``(-1, 1)`` for accuracies; the interval is cut to it.
 
     Returns:
         Mean difference, t-interval and p over the seeds that both have.
 
     Raises:
-        ValueError: No shared seed, a score that is not finite, or ``confidence`` outside (0, 1).
+        ValueError: No shared seed, a score that is not finite, a difference outside ``bounds``, or ``confidence``
+            outside (0, 1).
     """
     shared = sorted(values.keys() & reference.keys())
     if not shared:
@@ -124,7 +131,7 @@ def paired_difference(
             "train both with the same seeds"
         )
     differences = _sample(values[seed] - reference[seed] for seed in shared)
-    interval = mean_interval(differences, confidence=confidence)
+    interval = mean_interval(differences, confidence=confidence, bounds=bounds)
     p: float | None = None
     # A rounding error in equal differences must not pass for a spread: it would make p a confident nonsense.
     scale = max(max(abs(values[seed]), abs(reference[seed])) for seed in shared)
