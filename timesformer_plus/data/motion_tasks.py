@@ -29,8 +29,8 @@ attention along a row.
 Learning ``direction`` from scratch: which way a sprite went is a product of picture, place and moment, so place and
 moment have to be as loud as the picture. Position and time embeddings that start at timm's .02 and at 0 leave ``ts`` at
 50 % for long; ``configs/motion_direction.yaml`` therefore starts them larger, and says what it costs and reaches.
-Sprites are large and fast and orbits begin near 6 o'clock, because with sprites that were smaller and slower, and orbits
-that began anywhere, the orbits were learnt far worse than all else.
+Sprites are large and fast and orbits begin near 6 o'clock, because with sprites that were smaller and slower, and
+orbits that began anywhere, the orbits were learnt far worse than all else.
 """
 
 from __future__ import annotations
