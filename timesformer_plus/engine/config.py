@@ -67,7 +67,8 @@ class DataConfig:
         val: Manifest of the split that selects the best epoch.
         test: Manifest of the split read once, at the end, with the best epoch's weights; null for none.
         multi_label: Labels are sets of class names joined by ';', and every class is scored by itself.
-        decoder: Video reader: decord, pyav or pytorchvideo; auto takes decord where it is installed, else pyav.
+        decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto takes decord where it is installed, else
+            pyav.
         num_frames: Frames a clip; null for the number the model is made for.
         stride: Distance between the frames of a clip, in frames of the video (ignored by `sampling: segments`).
         sampling: stride cuts a run of frames `stride` apart; segments takes one frame from each of `num_frames` equal

@@ -34,7 +34,8 @@ def predict(
         num_clips: Clips, evenly spaced in time, that the answer is the mean of; null for as many as in training's
             evaluation.
         num_crops: Crops a clip; null for as many as in training's evaluation.
-        decoder: Video reader: decord, pyav or pytorchvideo; auto takes decord where it is installed, else pyav.
+        decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto takes decord where it is installed, else
+            pyav.
 
     Returns:
         Class names with their probabilities in 0..1, most probable first. The probabilities of all classes sum to one,

@@ -23,7 +23,18 @@ import torch
 
 from timesformer_plus.engine.config import TrainConfig, dump_config
 
-PACKAGES = ("timesformer-plus", "torch", "torchvision", "timm", "accelerate", "numpy", "safetensors", "decord", "av")
+PACKAGES = (
+    "timesformer-plus",
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "numpy",
+    "safetensors",
+    "decord",
+    "av",
+    "torchcodec",
+)
 
 
 class RunFolder:
