@@ -395,7 +395,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
         "input_size": (3, 224, 224),
         "pool_size": None,
         "crop_pct": 1.0,
-        "interpolation": "bicubic",
+        "interpolation": "bilinear",  # what data.transforms does
         "fixed_input_size": True,
         # the normalisation that TimeSformer's recipe uses for every channel
         "mean": (0.45, 0.45, 0.45),
