@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from timm.layers import PatchEmbed, resample_abs_pos_embed
 from torch import Tensor, nn
@@ -231,18 +230,3 @@ def resize_time_embed(embed: Tensor, num_frames: int) -> Tensor:
     channels_first = embed.float().transpose(1, 2)
     resized = F.interpolate(channels_first, size=num_frames, mode="linear", align_corners=False)
     return resized.transpose(1, 2).to(embed.dtype)
-
-
-def inflate_stem(weight: Tensor, tubelet_size: int) -> Tensor:
-    """Turn an image stem into one for tubelets that reads the central frame (ViViT section 3.4, equation 9).
-
-    Args:
-        weight: (C, in_chans, h, w).
-        tubelet_size: Frames of a token.
-
-    Returns:
-        (C, in_chans, tubelet_size, h, w), zero except at index tubelet_size // 2.
-    """
-    inflated = torch.zeros(*weight.shape[:2], tubelet_size, *weight.shape[2:], dtype=weight.dtype, device=weight.device)
-    inflated[:, :, tubelet_size // 2] = weight
-    return inflated

@@ -33,8 +33,8 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
         dynamic_num_frames: Take clips of other lengths too, the time embedding resampled linearly.
         time_embed_std: Standard deviation of the first time embedding; 0 changes nothing about an inflated image model.
         pos_embed_std: Standard deviation of the first space position embedding; timm's initialisation if ``None``.
-            Small models trained from scratch learn motion many times faster when both are near 1, the scale of
-            patch tokens behind a norm: places and moments then differ from the first step.
+            Small models trained from scratch learn motion in far fewer updates when both are about as large as the
+            patch tokens or larger (1 to 2): places and moments then differ from the first step.
         **kwargs: Every option of timm's ``VisionTransformer`` except ``embed_layer`` and ``block_fn``.
 
     Raises:
@@ -83,8 +83,6 @@ class VideoTransformer(VisionTransformer):  # type: ignore[misc]  # timm's class
         super().__init__(embed_layer=embed_layer, block_fn=block_fn, **kwargs)
         self.pattern = format_pattern(parsed)
         self.plan = plan
-        self.input_format = input_format
-        self.dynamic_num_frames = dynamic_num_frames
         self._check_plan(self.grid)
         if (
             self.global_pool in ("token", "prr")

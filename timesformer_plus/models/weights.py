@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from timm.models.vision_transformer import checkpoint_filter_fn as filter_image_checkpoint
 from torch import Tensor
 
-from .embed import inflate_stem, resize_space_embed, resize_time_embed
+from .embed import resize_space_embed, resize_time_embed
 
 if TYPE_CHECKING:
     from .video_transformer import VideoTransformer
@@ -73,8 +74,8 @@ def filter_checkpoint(state_dict: Mapping[str, Tensor], model: VideoTransformer)
 
     An image checkpoint (a timm ``vit_*``, by name) inflates: its attention becomes the primary one of every block, its
     stem reads the central frame of a tubelet, and what an image model cannot have (added attentions, the time
-    embedding) keeps its zero-effect initial values. A checkpoint of ours keeps its names. Position embeddings are
-    resampled to the model's grid, space and time apart.
+    embedding) keeps its initial values, which have no effect unless ``time_embed_std`` was given. A checkpoint of ours
+    keeps its names. Position embeddings are resampled to the model's grid, space and time apart.
 
     Args:
         state_dict: The file's tensors.
@@ -111,7 +112,7 @@ def filter_checkpoint(state_dict: Mapping[str, Tensor], model: VideoTransformer)
         held = state_dict.pop("patch_embed.proj.weight")
     fitted = dict(filter_image_checkpoint(dict(state_dict), model))
     if held is not None:
-        fitted["patch_embed.proj.weight"] = inflate_stem(held, tubelet_size)
+        fitted["patch_embed.proj.weight"] = _inflate_stem(held, tubelet_size)
     for key, value in own.items():
         if key == "time_embed" or ".added." in key:
             fitted.setdefault(key, value)
@@ -132,3 +133,10 @@ def _source_grid(num_tokens: int, stem: Tensor | None, model: VideoTransformer) 
             "which height and width; pass pretrained_cfg_overlay={'input_size': (3, H, W)} with those it was trained at"
         )
     return side, side
+
+
+def _inflate_stem(weight: Tensor, tubelet_size: int) -> Tensor:
+    """Turn an image stem into one for tubelets that reads the central frame (ViViT section 3.4, equation 9)."""
+    inflated = torch.zeros(*weight.shape[:2], tubelet_size, *weight.shape[2:], dtype=weight.dtype, device=weight.device)
+    inflated[:, :, tubelet_size // 2] = weight
+    return inflated
