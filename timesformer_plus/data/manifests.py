@@ -7,27 +7,44 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
 
 CLASSES_FILE = "classes.txt"
 # Numbers without names make a class for every number up to the largest: an id given as label must not make millions.
 MAX_UNNAMED_CLASSES = 100_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled video.
+    """One labelled video, or a labelled part of one.
 
     Attributes:
-        id: Its name in the manifest, unique there: the path as the manifest gives it.
-        path: Where the file lies.
+        id: Its name in the manifest, unique there: the path as the manifest gives it, unless the data set has a better.
+        path: Where it lies: a video file, a folder of frame images, an ``.npy`` clip, or the tar shard that holds it.
         label: A class index, or in a multi-label manifest one 0 or 1 for every class.
         pair: Samples that share a non-empty pair name are partners, which a model should get right together.
+        group: Samples that share a non-empty group name were cut from one recording; no two splits may share one.
+        start: Where the labelled part begins, in seconds of the video.
+        end: Where it ends, in seconds; ``None`` for the end of the video.
+        member: In a tar shard, the video's name there, the place of its first byte and its length in bytes.
     """
 
     id: str
     path: Path
     label: int | tuple[int, ...]
     pair: str = ""
+    group: str = ""
+    start: float = 0.0
+    end: float | None = None
+    member: Member | None = None
+
+
+class Member(NamedTuple):
+    """A file inside a tar shard, by the bytes that it takes up there."""
+
+    name: str
+    offset: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -35,14 +52,16 @@ class Manifest:
     """The videos of one split.
 
     Attributes:
-        samples: The videos, in the order of the file.
+        samples: The videos that are there, in the order of the file.
         classes: Name of every class; its place is the class index.
         multi_label: Whether labels are one 0 or 1 for every class instead of one index.
+        missing: What the manifest lists but the disk does not hold.
     """
 
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]
     multi_label: bool
+    missing: tuple[str, ...] = ()
 
 
 def read_csv(
