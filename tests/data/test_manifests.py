@@ -1,10 +1,11 @@
 """Manifests: what a CSV means, and every way it can be wrong."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from timesformer_plus.data import manifests
+from timesformer_plus.data import vocabulary
 from timesformer_plus.data.manifests import read_csv
 
 
@@ -93,13 +94,11 @@ def test_a_link_inside_the_root_may_lead_out(folder, tmp_path_factory):
         ("path,label\na.mp4,0\nb.mp4\n", "row 3: expected the 2 fields"),
         ("path,label\nno, really.mp4,0\n", "row 2: expected the 2 fields.*quote a comma"),
         ("path,label\na.mp4,0\n,1\n", "row 3: the path is empty"),
-        ("path,label\na.mp4,0\nb.mp4,0\nsub/../a.mp4,1\n", "row 4: path 'a.mp4' stands in row 2 already"),
+        ("path,label\na.mp4,0\nb.mp4,0\nsub/../a.mp4,1\n", "row 4: 'a.mp4' stands in row 2 already"),
         ("path,label\n/etc/passwd,0\n", "row 2: path '/etc/passwd' leaves"),
         ("path,label\nsub/../../x.mp4,0\n", "row 2: path .* leaves"),
         ("path,label\n..,0\n", "row 2: path '..' leaves"),
         ("path,label\nC:\\x.mp4,0\n", "row 2: path .* leaves"),
-        ("path,label\na.mp4,0\ngone.mp4,0\nlost.mp4,0\n", r"2 of 3 videos are not there.*gone.mp4 \(row 3\)"),
-        ("path,label\nsub,0\n", "1 of 1 videos are not there"),
         ("path,label,pair\na.mp4,0,p\nb.mp4,0,p\nc.mp4,1,q\n", "row 4: pair 'q' has no second row"),
         ("path,label\na.mp4,100000000\n", "class number 100000000 without class names"),
         ('path,label\n"a.mp4,0\n', "not a CSV file"),
@@ -115,6 +114,18 @@ def test_label_outside_the_classes(folder, label):
     path = write(folder, f"path,label\na.mp4,0\nb.mp4,{label}\n")
     with pytest.raises(ValueError, match=r"row 3: label .* is not one of the 3 classes \('walk', 'run', 'jump'"):
         read_csv(path, classes=["walk", "run", "jump"])
+
+
+def test_what_is_not_there_is_collected(folder):
+    """Neither a folder without images, nor a pipe, nor a link to nowhere is a video."""
+    (folder / "frames").mkdir()
+    (folder / "frames" / "00001.JPG").write_bytes(b"x")
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "broken.mp4").symlink_to(folder / "nowhere")
+    names = ["a.mp4", "gone.mp4", "sub", "frames", "pipe.mp4", "broken.mp4", "none/a.mp4", "a.mp4/b.mp4"]
+    manifest = read_csv(write(folder, "path,label\n" + "".join(f"{name},0\n" for name in names)))
+    assert [s.id for s in manifest.samples] == ["a.mp4", "frames"]
+    assert manifest.missing == tuple(str(folder / name) for name in names if name not in ("a.mp4", "frames"))
 
 
 def test_row_numbers_are_line_numbers(folder):
@@ -145,7 +156,7 @@ def test_manifest_that_is_a_video(folder):
 
 
 def test_limit_on_unnamed_classes_is_not_off_by_one(folder, monkeypatch):
-    monkeypatch.setattr(manifests, "MAX_UNNAMED_CLASSES", 3)
+    monkeypatch.setattr(vocabulary, "MAX_UNNAMED_CLASSES", 3)
     assert len(read_csv(write(folder, "path,label\na.mp4,2\n")).classes) == 3
     with pytest.raises(ValueError, match="class number 3"):
         read_csv(write(folder, "path,label\na.mp4,3\n"))

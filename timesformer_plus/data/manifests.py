@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import os
-from collections.abc import Sequence
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
-CLASSES_FILE = "classes.txt"
-# Numbers without names make a class for every number up to the largest: an id given as label must not make millions.
-MAX_UNNAMED_CLASSES = 100_000
+from timesformer_plus.data.annotations import csv_lines, part_of, text_lines
+from timesformer_plus.data.inventory import Inventory, inside
+from timesformer_plus.data.vocabulary import CLASSES_FILE as CLASSES_FILE  # known to others from here
+from timesformer_plus.data.vocabulary import given_or_beside, of_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,92 @@ class Manifest:
         samples: The videos that are there, in the order of the file.
         classes: Name of every class; its place is the class index.
         multi_label: Whether labels are one 0 or 1 for every class instead of one index.
-        missing: What the manifest lists but the disk does not hold.
+        missing: What the manifest lists but the disk does not hold: where each was looked for.
     """
 
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]
     multi_label: bool
     missing: tuple[str, ...] = ()
+
+
+class Reader(Protocol):
+    """What reads the annotations of a data set; ``catalogues.READERS`` has one for every format."""
+
+    def __call__(
+        self,
+        annotations: Path,
+        /,
+        *,
+        videos: Path,
+        classes: Sequence[str] | None = None,
+        multi_label: bool = False,
+        target: str | None = None,
+    ) -> Manifest:
+        """Read a manifest.
+
+        Args:
+            annotations: The file, folder or pattern of files that says what there is.
+            videos: Folder that the videos lie in, and which no path may leave (links inside it may).
+            classes: Names of the classes in the order of their indices; the data set's own list if not given.
+            multi_label: Whether a video has any number of labels instead of one.
+            target: Which of several labellings or parts of the data set; None for formats that have one only.
+
+        Raises:
+            ValueError: A row, the annotations or an option is not what it should be; the text names file, row and
+                remedy. Videos that are not there are no error: they are in ``Manifest.missing``.
+        """
+        ...
+
+
+class Collector:
+    """Puts a manifest together, row by row.
+
+    Args:
+        source: The annotations, for errors.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        self._samples: list[Sample] = []
+        self._missing: list[str] = []
+        self._rows: dict[str, int] = {}
+
+    def add(self, sample: Sample, row: int, *, found: bool) -> None:
+        """Take in one row: a sample, or where its video was looked for.
+
+        Raises:
+            ValueError: Another row has the same id.
+        """
+        first = self._rows.setdefault(sample.id, row)
+        if first != row:
+            raise ValueError(
+                f"{self.source}, row {row}: {sample.id!r} stands in row {first} already; remove one of the two"
+            )
+        if found:
+            self._samples.append(sample)
+        else:
+            self._missing.append(str(sample.path))
+
+    def manifest(self, classes: Sequence[str], *, multi_label: bool = False) -> Manifest:
+        """The manifest of all rows so far.
+
+        Raises:
+            ValueError: There was none.
+        """
+        if not self._rows:
+            raise ValueError(f"{self.source}: the manifest lists no video; add a row for each")
+        return Manifest(_paired(self._samples), tuple(classes), multi_label, tuple(self._missing))
+
+
+class _Row(NamedTuple):
+    line: int
+    path: str
+    labels: Sequence[str]
+    pair: str = ""
+    group: str = ""
+    start: float = 0.0
+    end: float | None = None
 
 
 def read_csv(
@@ -71,14 +152,16 @@ def read_csv(
     classes: Sequence[str] | None = None,
     multi_label: bool = False,
 ) -> Manifest:
-    """Read a manifest from a CSV file whose header is ``path,label`` or ``path,label,pair``; other columns are ignored.
+    """Read a manifest from a CSV file with the columns ``path,label[,pair][,group][,start,end]``; others are ignored.
 
     A label is the name of a class or its number; in a multi-label file it is any number of them joined by ``;``.
+    ``start`` and ``end`` are seconds of the video; with them one video may stand in many rows, and the id of such a
+    sample is ``path#t=start,end``.
 
     Args:
         path: The CSV file, in UTF-8.
         root: Folder that the paths in the file are relative to, and which they may not leave (links inside it may);
-            the CSV's own folder if not given.
+            the CSV's own folder if not given. A path names a video file, a folder of frame images or an ``.npy`` clip.
         classes: Names of the classes. If not given, the lines of ``classes.txt`` beside the CSV; without such a file,
             the names that occur in the CSV, sorted (when all are numbers: every number from 0 to the largest).
             Give the names, or the file, when splits may not contain every class.
@@ -89,129 +172,133 @@ def read_csv(
 
     Raises:
         ValueError: The file is missing, empty or has no such columns; a label is outside the classes; a path is empty,
-            repeated, leaves ``root`` or has no file; a pair has a single row. The text names the row and the remedy.
+            repeated or leaves ``root``; a part has no length; a pair has a single row. The text names the row and the
+            remedy. Videos that are not there are no error: they are in ``Manifest.missing``.
     """
     path = Path(path)
-    root = path.parent if root is None else Path(root)
-    rows = _read_rows(path)
-    labels = [_split_label(row["label"], multi_label) for _, row in rows]
-    names = _class_names(path, labels, classes)
-    numbers = {name: i for i, name in enumerate(names)}
-
-    samples = []
-    first_row: dict[str, int] = {}
-    missing = []
-    for (line, row), parts in zip(rows, labels, strict=True):
-        where = f"{path}, row {line}"
-        sample_id = _checked_path(row["path"], root, where)
-        if sample_id in first_row:
-            raise ValueError(f"{where}: path {sample_id!r} stands in row {first_row[sample_id]} already; remove one")
-        first_row[sample_id] = line
-        if not (root / sample_id).is_file():
-            missing.append(f"{root / sample_id} (row {line})")
-        indices = [_class_index(part, numbers, where) for part in parts]
-        label = tuple(int(i in indices) for i in range(len(names))) if multi_label else indices[0]
-        samples.append(Sample(sample_id, root / sample_id, label, row.get("pair") or ""))
-    if missing:
-        raise ValueError(
-            f"{path}: {len(missing)} of {len(rows)} videos are not there, first {'; '.join(missing[:3])}; "
-            f"paths are relative to {root}: give another `root`, or remove the rows"
-        )
-    _check_pairs(path, samples, list(first_row.values()))
-    return Manifest(tuple(samples), names, multi_label)
+    return _assemble(path, list(_csv_rows(path, multi_label)), root, classes, multi_label)
 
 
-def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Every row with the number of its (last) line in the file."""
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such manifest; it must be a CSV file with the header path,label[,pair]")
-    try:
-        # utf-8-sig: spreadsheets begin a CSV file with a byte-order mark, which would become part of the first name
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = list(reader.fieldnames or [])
-            rows = [(reader.line_num, row) for row in reader]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a CSV file in UTF-8 ({error})") from error
-    for column in ("path", "label"):
-        if column not in columns:
-            raise ValueError(f"{path}: no column {column!r} among {columns}; the first row must be path,label[,pair]")
+def read_jsonl(
+    path: str | Path,
+    *,
+    root: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    multi_label: bool = False,
+) -> Manifest:
+    """Read a manifest from a file with one JSON object a line; its keys are the columns of ``read_csv``.
+
+    A label is the name of a class or its number; in a multi-label file it is a list of them.
+
+    Args:
+        path: The file, in UTF-8.
+        root: As for ``read_csv``.
+        classes: As for ``read_csv``.
+        multi_label: As for ``read_csv``.
+
+    Returns:
+        The manifest, in the order of the file.
+
+    Raises:
+        ValueError: As for ``read_csv``, or a line is not a JSON object.
+    """
+    path = Path(path)
+    return _assemble(path, list(_json_rows(path, multi_label)), root, classes, multi_label)
+
+
+def _assemble(
+    path: Path,
+    rows: Sequence[_Row],
+    root: str | Path | None,
+    classes: Sequence[str] | None,
+    multi_label: bool,
+) -> Manifest:
     if not rows:
         raise ValueError(f"{path}: the manifest lists no video; add a row for each")
-    for line, row in rows:
-        # DictReader files surplus fields under None and fills lacking ones with None
-        if None in row or row["path"] is None or row["label"] is None:
+    root = path.parent if root is None else Path(root)
+    vocabulary = given_or_beside(path, classes) or of_labels(path, (name for row in rows for name in row.labels))
+    inventory = Inventory(root)
+    collector = Collector(path)
+    pairs = Counter(row.pair for row in rows if row.pair)
+    for row in rows:
+        where = f"{path}, row {row.line}"
+        name = inside(row.path, root, where)
+        part = "" if row.end is None else f"{row.end:.12g}"
+        sample_id = name if row.start == 0 and row.end is None else f"{name}#t={row.start:.12g},{part}"
+        indices = [vocabulary.index(label, where) for label in row.labels]
+        if pairs[row.pair] == 1:
+            raise ValueError(f"{where}: pair {row.pair!r} has no second row; add its partner or leave it empty")
+        label = vocabulary.marks(indices) if multi_label else indices[0]
+        sample = Sample(sample_id, root / name, label, row.pair, row.group, row.start, row.end)
+        collector.add(sample, row.line, found=inventory.holds(name))
+    return collector.manifest(vocabulary.names, multi_label=multi_label)
+
+
+def _csv_rows(path: Path, multi_label: bool) -> Iterator[_Row]:
+    lines = csv_lines(path)
+    _, columns = next(lines, (1, []))
+    for column in ("path", "label"):
+        if column not in columns:
+            raise ValueError(
+                f"{path}: no column {column!r} among {columns}; the first row must be "
+                "path,label[,pair][,group][,start,end]"
+            )
+    at_path, at_label = columns.index("path"), columns.index("label")
+    # a row has one field more than it has columns: the empty one, which stands for columns that are not there
+    at_pair, at_group, at_start, at_end = (
+        columns.index(name) if name in columns else -1 for name in ("pair", "group", "start", "end")
+    )
+    for line, row in lines:
+        if len(row) != len(columns):
             raise ValueError(
                 f"{path}, row {line}: expected the {len(columns)} fields {columns}; quote a comma in a name"
             )
-    return rows
+        row.append("")
+        start, end = part_of(row[at_start], row[at_end], path, line)
+        label = row[at_label].strip()
+        labels = [label] if not multi_label else [name for name in map(str.strip, label.split(";")) if name]
+        yield _Row(line, row[at_path], labels, row[at_pair], row[at_group], start, end)
 
 
-def _split_label(label: str, multi_label: bool) -> list[str]:
-    if not multi_label:
-        return [label.strip()]
-    return [part.strip() for part in label.split(";") if part.strip()]
+def _json_rows(path: Path, multi_label: bool) -> Iterator[_Row]:
+    for line, text in text_lines(path):
+        where = f"{path}, row {line}"
+        try:
+            entry: Any = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{where}: not JSON ({error}); write one object a line") from error
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or "label" not in entry:
+            raise ValueError(f'{where}: expected an object such as {{"path": "a.mp4", "label": "run"}}')
+        given = entry["label"] if isinstance(entry["label"], list) else [entry["label"]]
+        if isinstance(entry["label"], list) != multi_label:
+            kind = "a list of labels" if multi_label else "one label; set multi_label for several"
+            raise ValueError(f"{where}: label {entry['label']!r} must be {kind}")
+        if not all(isinstance(name, str | int) and not isinstance(name, bool) for name in given):
+            raise ValueError(f"{where}: label {entry['label']!r} must be a class name or a number")
+        pair, group = ("" if entry.get(key) is None else str(entry[key]) for key in ("pair", "group"))
+        start, end = part_of(entry.get("start"), entry.get("end"), path, line)
+        yield _Row(line, entry["path"], [str(name).strip() for name in given], pair, group, start, end)
 
 
-def _class_names(path: Path, labels: list[list[str]], classes: Sequence[str] | None) -> tuple[str, ...]:
-    source = "`classes`"
-    if classes is None and (beside := path.with_name(CLASSES_FILE)).is_file():
-        source = str(beside)
-        classes = [line.strip() for line in beside.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if classes is None:
-        source = str(path)
-        used = {part for parts in labels for part in parts}
-        if used and all(_is_number(name) for name in used):
-            largest = max(map(int, used))
-            if largest >= MAX_UNNAMED_CLASSES:
-                raise ValueError(
-                    f"{path}: class number {largest} without class names; name the classes in {CLASSES_FILE}"
-                )
-            classes = [str(i) for i in range(largest + 1)]
-        else:
-            classes = sorted(used - {""})
-    names = tuple(classes)
-    if not names:
-        raise ValueError(f"{source}: no class name; write one a line in {CLASSES_FILE}, or label the videos")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{source}: class {twice!r} is listed twice; class names must differ")
-    return names
+def _paired(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    """A sample whose partners are not there is no partner any more."""
+    samples = tuple(samples)
+    counts = Counter(sample.pair for sample in samples if sample.pair)
+    if 1 not in counts.values():
+        return samples
+    return tuple(dataclasses.replace(s, pair="") if counts[s.pair] == 1 else s for s in samples)
 
 
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdecimal()
+def without(manifest: Manifest, ids: Iterable[str]) -> Manifest:
+    """Leave samples out: those that a scan found bad, or a list excludes.
 
+    Args:
+        manifest: The manifest.
+        ids: Ids of samples; those of other splits may be among them.
 
-def _class_index(name: str, numbers: dict[str, int], where: str) -> int:
-    if name in numbers:
-        return numbers[name]
-    if _is_number(name) and int(name) < len(numbers):
-        return int(name)
-    some = ", ".join(repr(known) for known in list(numbers)[:8]) + (", ..." if len(numbers) > 8 else "")
-    raise ValueError(
-        f"{where}: label {name!r} is not one of the {len(numbers)} classes ({some}, or a number from 0 to "
-        f"{len(numbers) - 1}); correct it, or add it to {CLASSES_FILE}"
-    )
-
-
-def _checked_path(text: str, root: Path, where: str) -> str:
-    if not text.strip():
-        raise ValueError(f"{where}: the path is empty; give the video's path relative to {root}")
-    normal = os.path.normpath(text)
-    # windows rules too, so that a manifest means the same everywhere: "C:x" and "\\host\x" are absolute there
-    absolute = os.path.isabs(normal) or bool(PureWindowsPath(text).drive or PureWindowsPath(text).root)
-    if absolute or ".." in PurePosixPath(Path(normal).as_posix()).parts:
-        raise ValueError(f"{where}: path {text!r} leaves {root}; give a relative path inside it, or another `root`")
-    return Path(normal).as_posix()
-
-
-def _check_pairs(path: Path, samples: Sequence[Sample], lines: Sequence[int]) -> None:
-    counts: dict[str, int] = {}
-    for sample in samples:
-        counts[sample.pair] = counts.get(sample.pair, 0) + 1
-    for line, sample in zip(lines, samples, strict=True):
-        if sample.pair and counts[sample.pair] == 1:
-            raise ValueError(
-                f"{path}, row {line}: pair {sample.pair!r} has no second row; add its partner or leave it empty"
-            )
+    Returns:
+        The rest, in the same order. A sample that loses its last partner loses its pair name.
+    """
+    bad = set(ids)
+    kept = _paired(sample for sample in manifest.samples if sample.id not in bad)
+    return dataclasses.replace(manifest, samples=kept)

@@ -1,0 +1,68 @@
+"""Every format of data set that can be read, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from timesformer_plus.data.catalogues.folder import read_folder
+from timesformer_plus.data.catalogues.tables import read_csv_table, read_jsonl_table
+from timesformer_plus.data.manifests import Manifest, Reader
+
+READERS: dict[str, Reader] = {
+    "csv": read_csv_table,
+    "jsonl": read_jsonl_table,
+    "folder": read_folder,
+}
+
+
+def read_manifest(
+    path: str | Path,
+    *,
+    format: str = "auto",
+    videos: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    multi_label: bool = False,
+    target: str | None = None,
+) -> Manifest:
+    """Read the videos of one split, in any format.
+
+    Args:
+        path: The annotations: a file, a folder, or a pattern of shards such as ``train-{000..009}.tar``.
+        format: A key of ``READERS``. ``"auto"`` tells ``csv`` and ``jsonl`` by the suffix, a folder per class by its
+            being a folder, and ``webdataset`` by ``.tar``.
+        videos: Folder that the videos lie in; ``path`` itself if that is a folder, else the folder that it lies in.
+        classes: Names of the classes in the order of their indices; the data set's own if not given. Splits that are
+            compared need the same: read training first and give its ``Manifest.classes`` to the others.
+        multi_label: Whether a video has any number of labels instead of one.
+        target: Which labelling or part, for the data sets that have several.
+
+    Returns:
+        The manifest. Videos that are not there are in its ``missing``.
+
+    Raises:
+        ValueError: The format is unknown or not to be told, or as its reader says.
+    """
+    path = Path(path)
+    if format == "auto":
+        format = _told_from(path)
+    if format not in READERS:
+        raise ValueError(f"format={format!r} is unknown; allowed are auto, {', '.join(READERS)}")
+    folder = path if path.is_dir() else path.parent
+    return READERS[format](
+        path,
+        videos=folder if videos is None else Path(videos),
+        classes=classes,
+        multi_label=multi_label,
+        target=target,
+    )
+
+
+def _told_from(path: Path) -> str:
+    if path.is_dir():
+        return "folder"
+    suffix = path.suffix.lower()
+    known = {".csv": "csv", ".jsonl": "jsonl", ".tar": "webdataset"}
+    if suffix not in known:
+        raise ValueError(f"{path}: the format cannot be told from the name; give one of {', '.join(READERS)}")
+    return known[suffix]

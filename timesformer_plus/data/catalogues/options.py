@@ -1,0 +1,20 @@
+"""Options that a format has no use for are refused, so that none is ignored."""
+
+from __future__ import annotations
+
+
+def refuse(name: str, *, multi_label: bool = False, target: str | None = None) -> None:
+    """Raise for options that are set.
+
+    Args:
+        name: The format, for the error.
+        multi_label: To be refused if true.
+        target: To be refused if given.
+
+    Raises:
+        ValueError: One is set.
+    """
+    if multi_label:
+        raise ValueError(f"multi_label: in {name} a video has one label; leave it out")
+    if target is not None:
+        raise ValueError(f"target={target!r}: {name} has one labelling only; leave it out")

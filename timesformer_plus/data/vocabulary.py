@@ -1,0 +1,95 @@
+"""The names of the classes, and which of them a label means."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+CLASSES_FILE = "classes.txt"
+# Numbers without names make a class for every number up to the largest: an id given as label must not make millions.
+MAX_UNNAMED_CLASSES = 100_000
+
+
+class Vocabulary:
+    """Class names in the order of their indices.
+
+    Args:
+        names: The names; they must differ.
+        source: Where they come from, for errors.
+
+    Raises:
+        ValueError: No name, or one twice.
+    """
+
+    def __init__(self, names: Iterable[str], source: str) -> None:
+        self.names = tuple(names)
+        self.source = source
+        self._indices = {name: i for i, name in enumerate(self.names)}
+        if not self.names:
+            raise ValueError(f"{source}: no class name; write one a line in {CLASSES_FILE}, or label the videos")
+        if len(self._indices) < len(self.names):
+            twice = next(name for name in self.names if self.names.count(name) > 1)
+            raise ValueError(f"{source}: class {twice!r} is listed twice; class names must differ")
+
+    def __len__(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+    def index(self, label: str, where: str) -> int:
+        """The class that a label means: by its name, else by its number.
+
+        Raises:
+            ValueError: It is neither; the text starts with ``where`` and names the nearest classes.
+        """
+        if label in self._indices:
+            return self._indices[label]
+        if is_number(label) and int(label) < len(self.names):
+            return int(label)
+        near = difflib.get_close_matches(label, self.names, n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}? Correct it" if near else "correct it"
+        some = ", ".join(map(repr, self.names[:8])) + (", ..." if len(self.names) > 8 else "")
+        raise ValueError(
+            f"{where}: label {label!r} is not one of the {len(self.names)} classes ({some}, or a number from 0 to "
+            f"{len(self.names) - 1}) of {self.source}; {hint}, or add it there"
+        )
+
+    def marks(self, indices: Iterable[int]) -> tuple[int, ...]:
+        """A multi-label target: one 0 or 1 for every class."""
+        wanted = set(indices)
+        return tuple(int(i in wanted) for i in range(len(self.names)))
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number from 0 written in plain digits, fewer than any id that is not a class has."""
+    return text.isascii() and text.isdecimal() and len(text) < 19
+
+
+def given_or_beside(path: Path, classes: Sequence[str] | None) -> Vocabulary | None:
+    """The classes that were given, else those of ``classes.txt`` in the folder of ``path``, else None."""
+    if classes is not None:
+        return Vocabulary(classes, "`classes`")
+    beside = path.parent / CLASSES_FILE
+    if not beside.is_file():
+        return None
+    lines = beside.read_text(encoding="utf-8-sig").splitlines()
+    return Vocabulary((line.strip() for line in lines if line.strip()), str(beside))
+
+
+def of_labels(path: Path, labels: Iterable[str]) -> Vocabulary:
+    """The names that occur, sorted; when all are numbers, every number from 0 to the largest.
+
+    Args:
+        path: The manifest they occur in.
+        labels: The labels.
+
+    Raises:
+        ValueError: No label, or a number too large to be a class.
+    """
+    used = set(labels) - {""}
+    if used and all(map(is_number, used)):
+        largest = max(map(int, used))
+        if largest >= MAX_UNNAMED_CLASSES:
+            raise ValueError(f"{path}: class number {largest} without class names; name the classes in {CLASSES_FILE}")
+        return Vocabulary(map(str, range(largest + 1)), str(path))
+    return Vocabulary(sorted(used), str(path))
