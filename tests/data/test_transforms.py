@@ -3,86 +3,198 @@
 import pytest
 import torch
 from torch.testing import assert_close
+from torchvision.transforms import v2
 
-from timesformer_plus.data.transforms import EvalTransform, TrainTransform
+from timesformer_plus.data.transforms import EvalTransform, Normalize, TrainTransform
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
-STATISTICS = {"mean": MEAN, "std": STD}
-
-
-def normalised(frames: torch.Tensor) -> torch.Tensor:
-    mean, std = torch.tensor(MEAN).view(3, 1, 1, 1), torch.tensor(STD).view(3, 1, 1, 1)
-    return (frames.permute(3, 0, 1, 2).float() / 255 - mean) / std
 
 
 def noise(time: int, height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (time, height, width, 3), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("transform", [EvalTransform(32, **STATISTICS), TrainTransform(32, scale=None, **STATISTICS)])
-def test_frames_of_the_right_size_are_only_normalised(transform):
+def gradient(height: int, width: int) -> torch.Tensor:
+    """One frame whose red is its column and whose green is its row, so that a crop tells where it was taken."""
+    rows, columns = torch.arange(height).view(-1, 1), torch.arange(width).view(1, -1)
+    planes = [columns.expand(height, width), rows.expand(height, width), torch.zeros(height, width)]
+    return torch.stack(planes, dim=-1).to(torch.uint8)[None]
+
+
+def channels_first(frames: torch.Tensor) -> torch.Tensor:
+    return frames.permute(3, 0, 1, 2)
+
+
+@pytest.mark.parametrize("transform", [EvalTransform(32), TrainTransform(32, scale=None)])
+def test_frames_of_the_right_size_are_left_alone(transform):
     frames = noise(4, 32, 32)
     clip = transform(frames)
-    assert clip.dtype == torch.float32
-    assert clip.is_contiguous()
-    assert_close(clip, normalised(frames))
+    assert clip.video.dtype == torch.uint8
+    assert clip.video.is_contiguous()
+    assert clip.flipped is False
+    assert torch.equal(clip.video, channels_first(frames))
 
 
 def test_full_scale_and_square_ratio_change_nothing_either():
     frames = noise(2, 32, 32)
-    assert_close(TrainTransform(32, scale=(1, 1), ratio=(1, 1), **STATISTICS)(frames), normalised(frames))
+    assert torch.equal(TrainTransform(32, scale=(1, 1), ratio=(1, 1))(frames).video, channels_first(frames))
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 60), (60, 24), (7, 9), (200, 32), (33, 32)])
-def test_any_frame_becomes_the_wanted_size(height, width):
-    frames = noise(3, height, width)
-    for transform in (
-        EvalTransform((16, 24), **STATISTICS),
-        TrainTransform((16, 24), **STATISTICS),
-        TrainTransform((16, 24), scale=None, **STATISTICS),
-    ):
-        assert transform(frames).shape == (3, 3, 16, 24)
+@pytest.mark.parametrize(
+    "transform",
+    [
+        EvalTransform((16, 24)),
+        EvalTransform((16, 24), short_side=31),
+        TrainTransform((16, 24)),
+        TrainTransform((16, 24), scale=None),
+        TrainTransform((16, 24), scale=None, short_side=(24, 40)),
+        TrainTransform((16, 24), short_side=(8, 40)),
+        TrainTransform((16, 24), multi_scale=(1, 0.875, 0.75, 0.66)),
+        TrainTransform((16, 24), multi_scale=(1, 0.5), short_side=(20, 30)),
+    ],
+)
+def test_any_frame_becomes_the_wanted_size(transform, height, width):
+    for _ in range(3):
+        clip = transform(noise(3, height, width))
+        assert clip.video.shape == (3, 3, 16, 24)
+        assert clip.video.dtype == torch.uint8
+        assert clip.video.is_contiguous()
 
 
 def test_crops_run_along_the_longer_side():
     frames = noise(2, 8, 20)
-    crops = [EvalTransform(8, **STATISTICS)(frames, crop=i, num_crops=3) for i in range(3)]
+    crops = [EvalTransform(8)(frames, crop=i, num_crops=3).video for i in range(3)]
     for crop, left in zip(crops, (0, 6, 12), strict=True):
-        assert_close(crop, normalised(frames[:, :, left : left + 8]))
+        assert torch.equal(crop, channels_first(frames[:, :, left : left + 8]))
     tall = frames.transpose(1, 2)
     for i, top in enumerate((0, 6, 12)):
-        assert_close(EvalTransform(8, **STATISTICS)(tall, crop=i, num_crops=3), normalised(tall[:, top : top + 8]))
-    assert_close(EvalTransform(8, **STATISTICS)(frames), crops[1])
+        assert torch.equal(EvalTransform(8)(tall, crop=i, num_crops=3).video, channels_first(tall[:, top : top + 8]))
+    assert torch.equal(EvalTransform(8)(frames).video, crops[1])
+
+
+@pytest.mark.parametrize("free", range(8))
+def test_the_central_crop_is_torchvisions(free):
+    frames = noise(1, 9, 8 + free)
+    for crop, num_crops in ((0, 1), (1, 3), (2, 5)):
+        found = EvalTransform(8, short_side=min(9, 8 + free))(frames, crop=crop, num_crops=num_crops).video
+        assert torch.equal(found.transpose(0, 1), v2.functional.center_crop(frames.permute(0, 3, 1, 2), [8, 8]))
+
+
+@pytest.mark.parametrize("num_crops", range(2, 8))
+@pytest.mark.parametrize("width", range(10, 20))
+def test_crops_are_mirror_images_of_each_other(width, num_crops):
+    """Crop i of a frame is crop n-1-i of the mirrored frame, mirrored."""
+    frames = noise(1, 10, width)
+    transform = EvalTransform(10)
+    for crop in range(num_crops):
+        if 2 * crop + 1 != num_crops:
+            mirrored = transform(frames.flip(2), crop=num_crops - 1 - crop, num_crops=num_crops).video.flip(-1)
+            assert torch.equal(transform(frames, crop=crop, num_crops=num_crops).video, mirrored)
+
+
+def test_a_longer_short_side_leaves_a_margin():
+    """Shorter side 40, crops of 32: 4 pixels above and below, and the crops from the left end to the right one."""
+    frames = gradient(40, 100)
+    for crop, left in enumerate((0, 34, 68)):
+        video = EvalTransform(32, short_side=40)(frames, crop=crop, num_crops=3).video
+        assert video[0, 0, 0].tolist() == list(range(left, left + 32))
+        assert video[1, 0, :, 0].tolist() == list(range(4, 36))
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 45), (45, 30)])
+def test_the_short_side_is_resized_to_each_length_asked_for(height, width):
+    """A picture that is one gradient: the slope of a crop tells how far it was enlarged."""
+    frames = gradient(height, width) * 5
+    slopes = set()
+    for _ in range(60):
+        video = TrainTransform(32, scale=None, short_side=(32, 35))(frames).video.double()
+        slope = (video[0, 0, 16, 28] - video[0, 0, 16, 4]) / 24
+        slopes.add(min(range(30, 38), key=lambda side: abs(5 * 30 / side - slope)))
+    assert slopes == {32, 33, 34, 35}
 
 
 def test_resizing_keeps_the_shape_of_things():
     """A white left half stays the left half, whichever size the frame had."""
     frames = torch.zeros(1, 40, 80, 3, dtype=torch.uint8)
     frames[:, :, :40] = 255
-    clip = EvalTransform(20, mean=(0, 0, 0), std=(1, 1, 1))(frames)
-    assert clip[..., :8].min() > 0.95
-    assert clip[..., 12:].max() < 0.05
+    clip = EvalTransform(20)(frames).video
+    assert clip[..., :8].min() > 242
+    assert clip[..., 12:].max() < 13
 
 
-@pytest.mark.parametrize("scale", [None, (0.3, 0.9)])
-def test_one_draw_holds_for_all_frames(scale):
-    frames = noise(1, 40, 48).expand(6, -1, -1, -1)
-    transform = TrainTransform(16, scale=scale, hflip=0.5, **STATISTICS)
-    clips = [transform(frames) for _ in range(8)]
-    for clip in clips:
-        assert_close(clip, clip[:, :1].expand_as(clip))
-    assert any(not torch.equal(clips[0], other) for other in clips[1:])
-
-
-def test_flip_is_off_unless_asked_for():
+def test_flips_are_off_unless_asked_for_and_reported():
     frames = noise(2, 16, 16)
-    plain, mirrored = (
-        TrainTransform(16, scale=None, **STATISTICS),
-        TrainTransform(16, scale=None, hflip=1, **STATISTICS),
-    )
+    plain, mirrored = TrainTransform(16, scale=None), TrainTransform(16, scale=None, hflip=1)
     for _ in range(20):
-        assert_close(plain(frames), normalised(frames))
-    assert_close(mirrored(frames), normalised(frames).flip(-1))
+        clip = plain(frames)
+        assert torch.equal(clip.video, channels_first(frames))
+        assert clip.flipped is False
+    clip = mirrored(frames)
+    assert torch.equal(clip.video, channels_first(frames).flip(-1))
+    assert clip.flipped is True
+    sometimes = TrainTransform(16, scale=None, hflip=0.5)
+    reports = []
+    for _ in range(40):
+        clip = sometimes(frames)
+        reports.append(clip.flipped)
+        assert torch.equal(clip.video, channels_first(frames.flip(2) if clip.flipped else frames))
+    assert 8 < sum(reports) < 32
+
+
+def test_normalize_is_torchvisions_bit_for_bit():
+    """Held against torchvision's own pipeline on frames (T, C, H, W), as every training run up to now used it."""
+    video = noise(4, 10, 12).permute(3, 0, 1, 2).contiguous()
+    pipeline = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean=list(MEAN), std=list(STD))])
+    expected = pipeline(video.transpose(0, 1)).transpose(0, 1)
+    normalize = Normalize(MEAN, STD)
+    result = normalize(video)
+    assert torch.equal(result, expected)
+    assert result.is_contiguous()
+    assert_close(result, (video / 255 - torch.tensor(MEAN).view(3, 1, 1, 1)) / torch.tensor(STD).view(3, 1, 1, 1))
+    batch = torch.stack([video, video.flip(-1)])
+    assert torch.equal(normalize(batch), torch.stack([expected, expected.flip(-1)]))
+    assert normalize(batch).is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_normalize_rounds_once(dtype):
+    video = noise(2, 6, 6).permute(3, 0, 1, 2)
+    before = video.clone()
+    exact = (video.double() / 255 - torch.tensor(MEAN).double().view(3, 1, 1, 1)) / torch.tensor(STD).view(3, 1, 1, 1)
+    result = Normalize(MEAN, STD)(video, dtype)
+    assert result.dtype == dtype
+    # half a unit in the last place, and float32's own rounding where that decides a tie
+    assert_close(result.double(), exact, rtol=torch.finfo(dtype).eps * 0.5 + 1e-6, atol=1e-6)
+    assert torch.equal(video, before)
+
+
+@pytest.mark.gpu
+def test_normalize_runs_where_the_clip_is():
+    video = noise(2, 6, 6).permute(3, 0, 1, 2)
+    result = Normalize(MEAN, STD)(video.cuda())
+    assert result.is_cuda
+    assert_close(result.cpu(), Normalize(MEAN, STD)(video))
+
+
+@pytest.mark.parametrize(
+    ("video", "dtype", "message"),
+    [
+        (torch.zeros(3, 2, 4, 4), torch.float32, "scaled twice"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.float32, r"uint8 \(..., 3, T, H, W\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), torch.float32, r"uint8 \(..., 3, T, H, W\)"),
+        (torch.zeros(3, 2, 4, 4, dtype=torch.uint8), torch.int32, "are floats"),
+    ],
+)
+def test_normalize_refuses_what_it_would_get_wrong(video, dtype, message):
+    with pytest.raises(ValueError, match=message):
+        Normalize(MEAN, STD)(video, dtype)
+
+
+@pytest.mark.parametrize("statistics", [((0.5,), STD), ((), ()), (MEAN, (1, 1, 0))])
+def test_normalize_refuses_such_statistics(statistics):
+    with pytest.raises(ValueError, match="one of each for every channel"):
+        Normalize(*statistics)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +203,7 @@ def test_flip_is_off_unless_asked_for():
 )
 def test_other_layouts_are_refused(frames):
     with pytest.raises(ValueError, match=r"uint8 \(T, H, W, 3\)"):
-        EvalTransform(8, **STATISTICS)(frames)
+        EvalTransform(8)(frames)
 
 
 @pytest.mark.parametrize(
@@ -102,13 +214,33 @@ def test_other_layouts_are_refused(frames):
         ({"scale": (0.5, 1.5)}, "scale="),
         ({"ratio": (0, 1)}, "ratio="),
         ({"hflip": 1.5}, "hflip=1.5"),
+        ({"scale": None, "short_side": (7, 9)}, "short_side=7: must be at least 8"),
+        ({"short_side": (0, 9)}, "short_side=0: must be at least 1"),
+        ({"short_side": (9, 8)}, "smallest <= largest"),
+        ({"multi_scale": ()}, "multi_scale="),
+        ({"multi_scale": (1.2, 1)}, "multi_scale="),
+        ({"color_jitter": -0.1}, "color_jitter=-0.1"),
+        ({"color_jitter": (0.4, 0.4)}, "color_jitter="),
+        ({"color_jitter": (0.4, 0.4, 0.4, 0.6)}, "hue turns by at most 0.5"),
+        ({"rand_augment": "m9"}, "write 'm9-n2'"),
+        ({"rand_augment": "rand-m9-n2-mstd0.5"}, "mstd"),
+        ({"rand_augment": "m11-n2"}, "magnitude of 0 to 10"),
+        ({"rand_augment": "m9-n0"}, "at least 1 operation"),
+        ({"rand_augment": (2, 9, 1)}, r"give \(operations, magnitude\)"),
+        ({"rand_augment": (0, 9)}, "at least 1 operation"),
+        ({"erasing": 1.1}, "erasing=1.1"),
+        ({"erasing": 0.5, "erasing_mode": "random"}, "erasing_mode='random' is unknown"),
+        ({"fill": (0.5, 0.5)}, "fill="),
+        ({"fill": (0.5, 0.5, 128)}, "fill="),
     ],
 )
 def test_nonsense_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        TrainTransform(**({"img_size": 8} | STATISTICS | arguments))
+        TrainTransform(**({"img_size": 8} | arguments))
 
 
-def test_crop_outside_is_refused():
+def test_nonsense_in_a_test_is_refused():
+    with pytest.raises(ValueError, match="short_side=20: must be at least 24"):
+        EvalTransform((16, 24), short_side=20)
     with pytest.raises(ValueError, match="crop=3 is outside the 3 crops"):
-        EvalTransform(8, **STATISTICS)(noise(1, 8, 8), crop=3, num_crops=3)
+        EvalTransform(8)(noise(1, 8, 8), crop=3, num_crops=3)
