@@ -1,204 +1,348 @@
-"""What a video file is before any decoder sees it: its container, by its first bytes, and the times of its frames.
+"""What a video file says about its frames before any of them is asked for: container, codec, size and times.
 
-Only regular files that begin like a known container are let through, and FFmpeg is then told which demuxer to use: left
-to guess, it follows a text file named ``.mp4`` to other files, and hangs on a pipe.
+Which files are looked at in the first place is the guard's matter; its names can be had from here too.
 """
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timesformer_plus.data.guard import DecodeError, ErrorKind, Limits, Source, admit, identify, identify_source
 
 if TYPE_CHECKING:
     import av
     import av.container
 
+__all__ = [
+    "INDEXED",
+    "DecodeError",
+    "ErrorKind",
+    "FrameIndex",
+    "FrameTimes",
+    "Limits",
+    "Source",
+    "admit",
+    "identify",
+    "index_frames",
+    "index_source",
+    "open_container",
+]
+
 # the containers whose demuxer knows where every frame is; the others must be decoded from the start to be counted
 INDEXED = ("mov", "matroska")
 
 
-class DecodeError(RuntimeError):
-    """A video could not be opened, or a frame of it could not be read.
+class FrameTimes(Sequence[float]):
+    """Times of frames in seconds, kept as whole ticks: eight bytes a frame, and exact.
 
     Args:
-        path: The file.
-        reason: What is wrong with it, and what to try. Without one, ``path`` is the whole text: torch raises an error
-            of a loader's worker again in the main process, with its traceback as the only argument.
+        ticks: Times in ticks, int64, (N,), ascending.
+        tick: Seconds of a tick.
     """
 
-    def __init__(self, path: str | Path, reason: str = "") -> None:
-        super().__init__(str(path), reason)
-        self.path = Path(path) if reason else None
-        self.reason = reason
+    def __init__(self, ticks: NDArray[np.int64], tick: Fraction) -> None:
+        self.ticks = ticks
+        self.tick = tick
 
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}" if self.reason else str(self.args[0])
+    def __len__(self) -> int:
+        return len(self.ticks)
+
+    @overload
+    def __getitem__(self, place: int) -> float: ...
+    @overload
+    def __getitem__(self, place: slice) -> FrameTimes: ...
+    def __getitem__(self, place: int | slice) -> float | FrameTimes:
+        if isinstance(place, slice):
+            return FrameTimes(self.ticks[place], self.tick)
+        return float(self.exact(place))
+
+    def exact(self, place: int) -> Fraction:
+        """Time of one frame in seconds, not rounded."""
+        return int(self.ticks[place]) * self.tick
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        # numerator first: a product of whole numbers and one division, as float(Fraction) rounds
+        times = self.ticks * self.tick.numerator / self.tick.denominator
+        return times if dtype is None else times.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} frames, ticks of {self.tick} s)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrameIndex:
-    """The frames of a video file, as its packets tell them; nothing is decoded for it.
+    """The frames of a video file, as its packets tell them; only the first is decoded for it.
 
     Attributes:
         container: FFmpeg's name of the container's demuxer.
+        codec: FFmpeg's name of the codec.
+        size: (height, width) in pixels of the upright frames.
+        turns: Counter-clockwise quarter turns that bring the frames upright.
         times: Time of every frame that a sequential decode gives, in seconds after the stream's start, ascending.
-        tick: The unit of the file's times, in seconds.
+        start: The time, in ticks, that the file gives to the stream's start.
+        keys: Time of each key frame's picture and the time to seek to for it, in the file's ticks, (K, 2); empty where
+            nobody can seek.
         fps: Average frames per second; 0 where the file does not say.
+        announced: Frames that the header announces; 0 where it does not say.
+        seconds: Duration by the header; where it does not say, from the first frame to the end of the last.
         stream: Place of the file's first video, which is the one that is read, among all of its streams.
         trouble: Why seeking to a frame of this file may give another one; empty where it does not.
     """
 
     container: str
-    times: tuple[Fraction, ...]
-    tick: Fraction
+    codec: str
+    size: tuple[int, int]
+    turns: int
+    times: FrameTimes
+    start: int
+    keys: NDArray[np.int64]
     fps: float
+    announced: int
+    seconds: float
     stream: int
     trouble: str = ""
 
-
-def identify(path: Path) -> str:
-    """Tell the container of a file from its first bytes.
-
-    Args:
-        path: The file.
-
-    Returns:
-        FFmpeg's name of the demuxer: ``mov`` (mp4, m4v, 3gp too), ``matroska`` (webm too), ``avi``, ``mpegts``,
-        ``mpeg``, ``flv`` or ``asf``.
-
-    Raises:
-        DecodeError: Not a regular file, empty, or not the beginning of a video container.
-    """
-    try:
-        mode = path.stat().st_mode
-        # a FIFO would block the open below for ever
-        if not stat.S_ISREG(mode):
-            raise DecodeError(path, "is not a regular file; give the path of a video file")
-        with path.open("rb") as file:
-            head = file.read(512)
-    except FileNotFoundError as error:
-        raise DecodeError(path, "there is no such file; check the manifest's root") from error
-    except OSError as error:
-        raise DecodeError(path, f"cannot be read ({error.strerror})") from error
-    if not head:
-        raise DecodeError(path, "the file is empty; copy it again")
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
-        return "mov"
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return "avi"
-    if len(head) > 376 and all(head[i] == 0x47 for i in (0, 188, 376)):
-        return "mpegts"
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic):
-            return name
-    raise DecodeError(
-        path, f"is no video: it begins with {head[:12]!r}; known are mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv"
-    )
-
-
-_MAGIC = {
-    b"\x1a\x45\xdf\xa3": "matroska",
-    b"\x00\x00\x01\xba": "mpeg",
-    b"FLV\x01": "flv",
-    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf",
-}
+    def __len__(self) -> int:
+        return len(self.times)
 
 
 @contextmanager
-def open_container(path: Path, container: str) -> Iterator[av.container.InputContainer]:
+def open_container(source: Source, container: str, limits: Limits) -> Iterator[av.container.InputContainer]:
     """Open a file with PyAV, with a demuxer named beforehand and local files only.
 
     Args:
-        path: The file.
+        source: The file.
         container: Name of the demuxer, see ``identify``.
+        limits: What the header may announce.
 
     Yields:
         The open container.
 
     Raises:
-        DecodeError: It cannot be opened, holds no video, or an FFmpeg error comes up while it is used.
+        DecodeError: It cannot be opened, holds no video, is larger than the limits, or an FFmpeg error comes up while
+            it is used.
     """
     import av
 
+    file = source.open() if source.member else None
     try:
-        with av.open(str(path), format=container, options={"protocol_whitelist": "file"}) as opened:
+        with av.open(file or str(source.path), format=container, options={"protocol_whitelist": "file"}) as opened:
             if not opened.streams.video:
-                raise DecodeError(path, "holds no video stream; remove it from the manifest")
-            opened.streams.video[0].codec_context.thread_count = 1
+                raise source.error("holds no video stream; remove it from the manifest", "not a video")
+            stream = opened.streams.video[0]
+            _check_header(source, stream, limits)
+            stream.codec_context.thread_count = 1
+            # a stream whose pictures grow beyond what its header said stops the decoder before it makes room for them
+            stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
             yield opened
     except (av.FFmpegError, EOFError, ValueError) as error:
-        raise DecodeError(path, f"is damaged ({type(error).__name__}: {error})") from error
+        raise source.error(f"is damaged ({type(error).__name__}: {error})", "damaged") from error
+    finally:
+        if file is not None:
+            file.close()
 
 
-def index_frames(path: Path) -> FrameIndex:
+def _check_header(source: Source, stream: av.VideoStream, limits: Limits) -> None:
+    context = cast("av.VideoCodecContext | None", stream.codec_context)
+    if context is None:
+        reason = "is in a codec that FFmpeg does not know; convert it to H.264, or leave it out"
+        raise source.error(reason, "unsupported")
+    limits.check(
+        source.path, "max_pixels", context.height * context.width, f"frames of {context.height}x{context.width} pixels"
+    )
+    limits.check(source.path, "max_frames", stream.frames, f"{stream.frames:,} frames")
+    seconds = float((stream.duration or 0) * (stream.time_base or 0))
+    limits.check(source.path, "max_seconds", seconds, f"{seconds:,.0f} seconds")
+
+
+# Indices of the files read last: every clip that is read asks for one, and making it goes through the whole file.
+_INDICES: OrderedDict[Source, FrameIndex] = OrderedDict()
+# frames that the indices kept may have together: 8 bytes each
+_MAX_INDEXED_FRAMES = 4_000_000
+
+
+def index_frames(
+    path: str | Path, *, member: tuple[int, int] | None = None, limits: Limits | None = None
+) -> FrameIndex:
     """List the frames of a file.
+
+    The process remembers the last files by path, size, date and member, four million frames in all.
 
     Args:
         path: The file.
+        member: Offset and length in bytes of the part to read, for a member of a tar archive.
+        limits: How large a video may be; the usual limits if not given.
 
     Returns:
         The index. Containers that do not tell a frame from a packet are decoded once, from start to end, to make it.
 
     Raises:
-        DecodeError: Not a readable video, or the file ends before its last frame.
+        DecodeError: Not a readable video, too large, or the file ends before its last frame.
     """
+    limits = limits or Limits()
+    return index_source(admit(path, member=member, limits=limits), limits)
+
+
+def index_source(source: Source, limits: Limits) -> FrameIndex:
+    """``index_frames`` for a file that was let in already."""
+    index = _INDICES.pop(source, None)
+    if index is None:
+        index = _read_index(source, limits)
+    else:
+        # it may have been made under other limits
+        limits.check(source.path, "max_pixels", index.size[0] * index.size[1], f"frames of {index.size} pixels")
+        limits.check(source.path, "max_frames", len(index), f"{len(index):,} frames")
+        limits.check(source.path, "max_seconds", index.seconds, f"{index.seconds:,.0f} seconds")
+    _INDICES[source] = index
+    while len(_INDICES) > 1 and sum(map(len, _INDICES.values())) > _MAX_INDEXED_FRAMES:
+        _INDICES.popitem(last=False)
+    return index
+
+
+def _read_index(source: Source, limits: Limits) -> FrameIndex:
+    container = identify_source(source)
+    with open_container(source, container, limits) as opened:
+        if container in INDEXED:
+            return _index_packets(source, container, opened, limits)
+        return _index_by_decoding(source, container, opened, limits)
+
+
+def _index_packets(source: Source, container: str, opened: av.container.InputContainer, limits: Limits) -> FrameIndex:
     from av.stream import Disposition
 
-    container = identify(path)
-    with open_container(path, container) as opened:
-        stream = opened.streams.video[0]
-        place = stream.index
-        fps, tick, start = float(stream.average_rate or 0), stream.time_base or Fraction(0), stream.start_time or 0
-        if container not in INDEXED:
-            # evenly spaced where the file has no times, as raw MPEG-4 in AVI; nobody seeks by them
-            times = tuple(i * tick for i, _ in enumerate(opened.decode(stream)))
-            return FrameIndex(container, times, tick, fps, place, f"{container} files have no exact index")
-        packets = [_Packet.of(packet) for packet in opened.demux(stream) if packet.size]
-        announced, duration = stream.frames, stream.duration or 0
-        # cover art is a video stream of its own in mp4 and mov
-        videos = sum(not video.disposition & Disposition.attached_pic for video in opened.streams.video)
-    shown = sorted(packet.time for packet in packets if not packet.hidden)
-    if not shown:
-        raise DecodeError(path, "holds no frame; copy it again")
+    stream = opened.streams.video[0]
+    packets, first = _read_packets(source, opened, limits)
+    shown = np.sort(packets.time[~packets.hidden])
+    if first is None or not len(shown):
+        raise source.error("holds no frame that can be decoded; copy it again", "damaged")
     # A file that is cut off still has the header of the whole. So has one whose edit list leaves out frames, but that
     # one's duration counts only what is shown. Half a frame of slack: the last one's duration is often a guess.
-    end = max(packet.time + 1.5 * packet.duration for packet in packets) - start
-    if len(packets) < announced and end < duration:
-        raise DecodeError(path, f"is cut off after {len(packets)} of {announced} frames; copy it again")
+    start = stream.start_time or 0
+    end = (packets.time + 1.5 * packets.duration).max() - start
+    if len(packets.time) < stream.frames and end < (stream.duration or 0):
+        raise source.error(f"is cut off after {len(packets.time)} of {stream.frames} frames; copy it again", "cut off")
+    # cover art is a video stream of its own in mp4 and mov
+    videos = sum(not video.disposition & Disposition.attached_pic for video in opened.streams.video)
     trouble = ""
-    if len(shown) < max(len(packets), announced):
+    if len(shown) < max(len(packets.time), stream.frames):
         trouble = "an edit list hides frames"
     elif videos > 1:
         trouble = f"of its {videos} videos, the first is not always taken for the main one"
-    elif _has_open_groups(packets):
+    elif packets.has_open_groups():
         trouble = "some frames depend on a key frame that comes after them (open GOP)"
-    return FrameIndex(container, tuple((time - start) * tick for time in shown), tick, fps, place, trouble)
+    keys = np.empty((0, 2), np.int64)
+    if (np.diff(shown) > 0).all():
+        # mov files are sought by the time of decoding, matroska by that of showing
+        seek_to = packets.decoded if container == "mov" else packets.time
+        keys = np.stack([packets.time, seek_to], axis=1)[packets.key]
+        keys = keys[np.argsort(keys[:, 0], kind="stable")]
+    times = FrameTimes(shown - start, stream.time_base or Fraction(0))
+    return _checked_index(source, container, stream, first, times, limits, keys=keys, trouble=trouble)
 
 
-class _Packet(NamedTuple):
-    time: int
-    duration: int
-    key: bool
-    hidden: bool
+def _index_by_decoding(
+    source: Source, container: str, opened: av.container.InputContainer, limits: Limits
+) -> FrameIndex:
+    stream = opened.streams.video[0]
+    first, count = None, 0
+    for frame in opened.decode(stream):
+        first = first or frame
+        count += 1
+        limits.check(source.path, "max_frames", count, f"{count:,} frames or more")
+    if first is None:
+        raise source.error("holds no frame that can be decoded; copy it again", "damaged")
+    # evenly spaced: raw MPEG-4 in AVI, for one, has no times, and nobody seeks by these
+    tick = 1 / stream.average_rate if stream.average_rate else stream.time_base or Fraction(0)
+    times = FrameTimes(np.arange(count, dtype=np.int64), tick)
+    trouble = f"{container} files have no exact index"
+    keys = np.empty((0, 2), np.int64)
+    return _checked_index(source, container, stream, first, times, limits, keys=keys, trouble=trouble)
 
-    @classmethod
-    def of(cls, packet: av.Packet[av.VideoStream]) -> _Packet:
+
+def _checked_index(
+    source: Source,
+    container: str,
+    stream: av.VideoStream,
+    first: av.VideoFrame,
+    times: FrameTimes,
+    limits: Limits,
+    *,
+    keys: NDArray[np.int64],
+    trouble: str,
+) -> FrameIndex:
+    # counter-clockwise, as FFmpeg and numpy count; players do not show other angles either
+    turns = round(first.rotation / 90) % 4
+    height, width = (first.width, first.height) if turns % 2 else (first.height, first.width)
+    limits.check(source.path, "max_pixels", height * width, f"frames of {height}x{width} pixels")
+    fps = float(stream.average_rate or 0)
+    seconds = float((stream.duration or 0) * times.tick) or times[len(times) - 1] + (1 / fps if fps else 0)
+    limits.check(source.path, "max_seconds", seconds, f"{seconds:,.0f} seconds")
+    return FrameIndex(
+        container=container,
+        codec=stream.codec_context.name,
+        size=(height, width),
+        turns=turns,
+        times=times,
+        start=stream.start_time or 0,
+        keys=keys,
+        fps=fps,
+        announced=stream.frames,
+        seconds=seconds,
+        stream=stream.index,
+        trouble=trouble,
+    )
+
+
+class _Packets(NamedTuple):
+    """The coded frames of a stream in the order of decoding: times in ticks, int64, and flags, bool; each (N,)."""
+
+    time: NDArray[np.int64]
+    decoded: NDArray[np.int64]
+    duration: NDArray[np.int64]
+    key: NDArray[np.bool_]
+    hidden: NDArray[np.bool_]
+
+    def has_open_groups(self) -> bool:
+        """Whether a key frame, other than the first, is followed by a frame shown before it."""
+        key_times = np.where(self.key, self.time, self.time[0])
+        key_times[0] = self.time[0]
+        # every frame's last key frame; times of key frames ascend in the order of decoding
+        last = np.maximum.accumulate(key_times)
+        return bool(((self.time < last) & (last != self.time[0])).any())
+
+
+def _read_packets(
+    source: Source, opened: av.container.InputContainer, limits: Limits
+) -> tuple[_Packets, av.VideoFrame | None]:
+    """All packets of the first video, and the first frame that can be decoded."""
+    import av
+
+    stream = opened.streams.video[0]
+    first: av.VideoFrame | None = None
+    # five numbers a packet, flat: an hour of video has 100,000 packets
+    rows = array("q")
+    for packet in opened.demux(stream):
+        if first is None:
+            # what cannot be decoded is told when it is asked for; here any frame will do
+            with suppress(av.FFmpegError):
+                first = next(iter(packet.decode()), None)
+        if not packet.size:
+            continue
         # without a presentation time the frame is presented when it is decoded
         time = packet.pts if packet.pts is not None else packet.dts or 0
-        return cls(time, packet.duration or 0, packet.is_keyframe, packet.is_discard)
-
-
-def _has_open_groups(packets: list[_Packet]) -> bool:
-    """Whether a key frame, other than the first, is followed by a frame shown before it."""
-    last_key = packets[0].time
-    for packet in packets[1:]:
-        if packet.key:
-            last_key = packet.time
-        elif packet.time < last_key != packets[0].time:
-            return True
-    return False
+        decoded = packet.dts if packet.dts is not None else time
+        rows.extend((time, decoded, packet.duration or 0, packet.is_keyframe, packet.is_discard))
+        limits.check(source.path, "max_frames", len(rows) // 5, f"{len(rows) // 5:,} frames or more")
+    table = np.frombuffer(rows, np.int64).reshape(-1, 5)
+    time, decoded, duration, key, hidden = table.T
+    return _Packets(time, decoded, duration, key.astype(bool), hidden.astype(bool)), first

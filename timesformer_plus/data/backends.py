@@ -1,0 +1,210 @@
+"""Video files by decord, torchcodec and pytorchvideo: a class each, which refuses what its library gets wrong."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from timesformer_plus.data.containers import INDEXED, FrameIndex
+from timesformer_plus.data.frame_reader import FrameReader, Frames
+from timesformer_plus.data.guard import Limits, Source
+
+
+class IndexedDecoder(FrameReader):
+    """A video file whose frames were listed beforehand.
+
+    Args:
+        source: The file.
+        index: Its frames.
+        limits: How large a read may be.
+        short_side: See ``open_video``.
+    """
+
+    def __init__(self, source: Source, index: FrameIndex, *, limits: Limits, short_side: int | None) -> None:
+        self._source = source
+        self._index = index
+        super().__init__(source.path, len(index), index.fps, index.size, limits=limits, short_side=short_side)
+
+    @property
+    def times(self) -> Sequence[float]:
+        """See ``Decoder.times``."""
+        return self._index.times
+
+    def _openable(self) -> str | io.BufferedReader:
+        """What a library is to open: the name of a file, or a member of an archive as a file of its own."""
+        if self._source.member is None:
+            return str(self._source.path)
+        file = self._source.open()
+        # libraries keep it as long as they read from it, and leave it open
+        weakref.finalize(self, file.close)
+        return file
+
+
+class DecordDecoder(IndexedDecoder):
+    """Frames by decord, the fastest.
+
+    It seeks to frames, so files in which that misses are refused: AVI, MPEG-TS, edit lists that hide frames, open GOPs
+    (which is what x265 writes unless told otherwise), and files of several videos, where it need not take the first. So
+    are codecs that are younger than its FFmpeg, as AV1. A damaged frame that FFmpeg manages to patch up comes patched
+    up.
+    """
+
+    name = "decord"
+
+    def __init__(self, source: Source, index: FrameIndex, *, limits: Limits, short_side: int | None) -> None:
+        import decord
+
+        if refusal := self.refuses(index):
+            raise source.error(f"{refusal}; use decoder='pyav'", "unsupported")
+        super().__init__(source, index, limits=limits, short_side=short_side)
+        self._errors = (RuntimeError, AssertionError, decord.DECORDError)
+        try:
+            # decord reads a file that is not given by name into memory.
+            # The least fault_tol above 0: decord otherwise fills a damaged frame with the last good one, silently.
+            self._reader: Any = decord.VideoReader(self._openable(), num_threads=1, fault_tol=1e-9)
+        except self._errors as error:
+            reason = f"decord cannot open it ({first_line(error)}); try decoder='pyav'"
+            raise source.error(reason, "damaged") from error
+        if len(self._reader) != self.num_frames:
+            reason = f"decord counts {len(self._reader)} frames, the file has {self.num_frames}; use decoder='pyav'"
+            raise source.error(reason, "unsupported")
+
+    @staticmethod
+    def refuses(index: FrameIndex) -> str:
+        """Why decord must not read a file; empty if it may."""
+        if index.codec in _TOO_NEW_FOR_DECORD:
+            return f"decord reads no {index.codec}"
+        return f"decord would return wrong frames, {index.trouble}" if index.trouble else ""
+
+    def _pictures(self, wanted: Sequence[int]) -> Iterator[Frames]:
+        for block in self._blocks(wanted):
+            try:
+                batch = self._reader.get_batch(block)
+            except self._errors as error:
+                reason = f"decord cannot read frames {block} ({first_line(error)}); try decoder='pyav'"
+                raise self._source.error(reason, "damaged") from error
+            # decord's own array, or a tensor once pytorchvideo has switched decord's bridge for the whole process
+            yield cast(Frames, batch.asnumpy() if hasattr(batch, "asnumpy") else batch.numpy())
+
+
+# decord 0.6 brings FFmpeg 4.1
+_TOO_NEW_FOR_DECORD = ("av1", "libdav1d", "vvc")
+
+
+class PyTorchVideoDecoder(IndexedDecoder):
+    """Frames by pytorchvideo's ``EncodedVideo`` with its PyAV backend; refuses AVI and MPEG-TS.
+
+    It reads spans of seconds, so an index is turned into the exact time of its frame first. Everything between the
+    first and the last frame asked for is decoded, and held as float32: meant for short clips and for parity with code
+    that builds on pytorchvideo.
+    """
+
+    name = "pytorchvideo"
+
+    def __init__(self, source: Source, index: FrameIndex, *, limits: Limits, short_side: int | None) -> None:
+        from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV
+
+        if index.container not in INDEXED:
+            reason = f"pytorchvideo would return wrong frames, {index.trouble}; use decoder='pyav'"
+            raise source.error(reason, "unsupported")
+        super().__init__(source, index, limits=limits, short_side=short_side)
+        try:
+            self._video: Any = EncodedVideoPyAV(self._openable(), source.path.name, decode_audio=False)
+        except (RuntimeError, OSError) as error:
+            raise source.error(f"pytorchvideo cannot open it ({first_line(error)})", "damaged") from error
+
+    def _pictures(self, wanted: Sequence[int]) -> Iterator[Frames]:
+        first, last = wanted[0], wanted[-1]
+        times = self._index.times
+        # the end of the span is exclusive: one tick after the last frame's time
+        video = self._video.get_clip(times.exact(first), times.exact(last) + times.tick)["video"]
+        found = 0 if video is None else video.shape[1]
+        if found != last - first + 1:
+            reason = (
+                f"pytorchvideo read {found} frames from {first} to {last}; the file is damaged, or try decoder='pyav'"
+            )
+            raise self._source.error(reason, "damaged")
+        chosen = video[:, [i - first for i in wanted]].permute(1, 2, 3, 0).byte().numpy()
+        yield upright(chosen, self._index.turns)
+
+
+class TorchCodecDecoder(IndexedDecoder):
+    """Frames by torchcodec with an exact index, through the FFmpeg of the machine; refuses AVI, MPEG-TS and their like.
+
+    Seeks, and reads what decord refuses as well: edit lists and open GOPs. Opening takes one more pass over the packets
+    of the file, for torchcodec's own index. A damaged frame that FFmpeg manages to patch up comes patched up.
+    """
+
+    name = "torchcodec"
+
+    def __init__(self, source: Source, index: FrameIndex, *, limits: Limits, short_side: int | None) -> None:
+        if index.container not in INDEXED:
+            reason = f"torchcodec would return wrong frames, {index.trouble}; use decoder='pyav'"
+            raise source.error(reason, "unsupported")
+        super().__init__(source, index, limits=limits, short_side=short_side)
+        # what torchcodec raises depends on its layer: RuntimeError from FFmpeg, the others from its own checks
+        self._errors = (RuntimeError, ValueError, IndexError)
+        video_decoder = load_torchcodec()
+        try:
+            self._reader: Any = video_decoder(
+                self._openable(),
+                stream_index=index.stream,
+                dimension_order="NHWC",
+                num_ffmpeg_threads=1,
+                device="cpu",  # else torch's default device
+                seek_mode="exact",
+            )
+        except self._errors as error:
+            reason = f"torchcodec cannot open it ({first_line(error)}); try decoder='pyav'"
+            raise source.error(reason, "damaged") from error
+        if len(self._reader) != self.num_frames:
+            reason = f"torchcodec counts {len(self._reader)} frames, the file has {self.num_frames}; use decoder='pyav'"
+            raise source.error(reason, "unsupported")
+
+    def _pictures(self, wanted: Sequence[int]) -> Iterator[Frames]:
+        for block in self._blocks(wanted):
+            try:
+                batch = self._reader.get_frames_at(block)
+            except self._errors as error:
+                reason = f"torchcodec cannot read frames {block} ({first_line(error)}); try decoder='pyav'"
+                raise self._source.error(reason, "damaged") from error
+            yield cast(Frames, batch.data.numpy())
+
+
+def load_torchcodec() -> Callable[..., Any]:
+    """Import torchcodec's reader, and make sure that it found FFmpeg and turns frames upright.
+
+    Raises:
+        ImportError: It did not, or is not installed.
+    """
+    try:
+        # import statements would fail the type check, with and without torchcodec: it marks none of its names public
+        torchcodec: Any = importlib.import_module("torchcodec")
+        # None where no FFmpeg was found; earlier releases raise on import
+        if torchcodec.ffmpeg_major_version is None:
+            raise RuntimeError("it could not load its libraries for any version of FFmpeg")
+        if "rotation" not in torchcodec.decoders.VideoStreamMetadata.__dataclass_fields__:
+            raise RuntimeError("it is older than 0.11 and leaves turned videos lying on their side")
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        raise ImportError(
+            "decoder='torchcodec' cannot be loaded: beside `pip install torchcodec`, 0.11 or later and made for the "
+            "torch that is installed, it needs the system's FFmpeg libraries, as `apt-get install ffmpeg`, `conda "
+            "install ffmpeg` or `brew install ffmpeg` bring them; or take decoder='auto', which needs neither "
+            f"({first_line(error)})"
+        ) from error
+    return cast(Callable[..., Any], torchcodec.decoders.VideoDecoder)
+
+
+def upright(pictures: Frames, turns: int) -> Frames:
+    """Turn (N, H, W, 3) counter-clockwise by quarters."""
+    return np.ascontiguousarray(np.rot90(pictures, turns, (1, 2))) if turns else pictures
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the stack that decord and torchcodec add."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

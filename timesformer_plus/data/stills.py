@@ -1,0 +1,174 @@
+"""Videos that are no video files: a folder of frame images, and an ``.npy`` file of frames.
+
+Neither has times. The caller gives the frame rate; without one, frames can be read by number, but not asked for times.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from timesformer_plus.data.containers import FrameTimes
+from timesformer_plus.data.frame_reader import FrameReader, Frames
+from timesformer_plus.data.guard import DecodeError, Limits, admit
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+class ImagesDecoder(FrameReader):
+    """A folder of numbered frame images, one video.
+
+    The last number in a file's name is the frame's; they may start anywhere, but none may be left out or come twice.
+    Images are turned to RGB (palettes and grey too, transparency dropped); how a camera was held (EXIF) is left out of
+    account, since tools that write frames out turn them upright already, and write no EXIF. Files whose suffix is
+    not an image's (labels, thumbnails' databases) are passed over; so are hidden ones.
+
+    Args:
+        path: The folder.
+        fps: Frames per second; ``None`` if nobody knows.
+        limits: How large a video may be.
+        short_side: See ``open_video``.
+
+    Raises:
+        DecodeError: No images, gaps in their numbers, several kinds of them, or too many.
+    """
+
+    name = "images"
+
+    def __init__(self, path: Path, *, fps: float | None, limits: Limits, short_side: int | None) -> None:
+        self._files = _numbered_images(path, limits)
+        size = _image_size(self._files[0], limits)
+        super().__init__(path, len(self._files), fps or 0.0, size, limits=limits, short_side=short_side)
+
+    @property
+    def times(self) -> Sequence[float]:
+        """See ``Decoder.times``."""
+        return _even_times(self.path, len(self._files), self.fps)
+
+    def _pictures(self, wanted: Sequence[int]) -> Iterator[Frames]:
+        for i in wanted:
+            yield _read_image(self._files[i], self._limits)
+
+
+class ArrayDecoder(FrameReader):
+    """The frames of an ``.npy`` file, uint8 of shape (N, height, width, 3), mapped into memory rather than loaded.
+
+    Args:
+        path: The file. Arrays of Python objects are refused: loading them would run what the file says.
+        fps: Frames per second; ``None`` if nobody knows.
+        limits: How large a video may be.
+        short_side: See ``open_video``.
+
+    Raises:
+        DecodeError: Not such a file, or too large.
+    """
+
+    name = "array"
+
+    def __init__(self, path: Path, *, fps: float | None, limits: Limits, short_side: int | None) -> None:
+        source = admit(path, limits=limits)
+        try:
+            self._array = np.load(source.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
+            # np.load's text for damage speaks of pickles
+            reason = "is no whole .npy file of plain numbers; write it with np.save(path, frames)"
+            raise DecodeError(path, reason, "damaged") from error
+        array = self._array
+        if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
+            found = f"{getattr(array, 'dtype', type(array))} of shape {getattr(array, 'shape', '?')}"
+            raise DecodeError(
+                path, f"holds {found}; frames must be uint8 of shape (N, height, width, 3)", "unsupported"
+            )
+        if not array.size:
+            raise DecodeError(path, f"holds no frame: its shape is {array.shape}; write it again", "empty")
+        count, height, width, _ = array.shape
+        limits.check(path, "max_pixels", height * width, f"frames of {height}x{width} pixels")
+        limits.check(path, "max_frames", count, f"{count:,} frames")
+        super().__init__(path, count, fps or 0.0, (height, width), limits=limits, short_side=short_side)
+
+    @property
+    def times(self) -> Sequence[float]:
+        """See ``Decoder.times``."""
+        return _even_times(self.path, self.num_frames, self.fps)
+
+    def _pictures(self, wanted: Sequence[int]) -> Iterator[Frames]:
+        for i in wanted:
+            yield np.array(self._array[i : i + 1])
+
+
+def _even_times(path: Path, count: int, fps: float) -> FrameTimes:
+    if not fps:
+        raise DecodeError(path, "frames without a video file have no times; give data.fps", "unsupported")
+    return FrameTimes(np.arange(count, dtype=np.int64), 1 / Fraction(fps).limit_denominator(1_000_000))
+
+
+def _numbered_images(folder: Path, limits: Limits) -> list[Path]:
+    numbered: dict[int, Path] = {}
+    suffixes = set()
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise DecodeError(folder, f"cannot be read ({error.strerror})", "no access") from error
+    for name in names:
+        file = folder / name
+        if name.startswith(".") or file.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        digits = re.findall(r"\d+", file.stem)
+        if not digits:
+            raise DecodeError(folder, f"{name!r} has no number; name frames like 00001{file.suffix}", "unsupported")
+        number = int(digits[-1])
+        if number in numbered:
+            reason = f"{numbered[number].name!r} and {name!r} have the same number; one folder must hold one video"
+            raise DecodeError(folder, reason, "unsupported")
+        numbered[number] = file
+        suffixes.add(file.suffix.lower())
+    if not numbered:
+        reason = f"is a folder without frame images ({', '.join(IMAGE_SUFFIXES)}); give a video file, or such a folder"
+        raise DecodeError(folder, reason, "not a file")
+    limits.check(folder, "max_frames", len(numbered), f"{len(numbered):,} images")
+    first, last = min(numbered), max(numbered)
+    if last - first + 1 != len(numbered):
+        lost = next(number for number in range(first, last) if number not in numbered)
+        reason = f"frame {lost} is missing between {numbered[first].name!r} and {numbered[last].name!r}; copy it again"
+        raise DecodeError(folder, reason, "cut off")
+    return [numbered[number] for number in range(first, last + 1)]
+
+
+def _image_size(file: Path, limits: Limits) -> tuple[int, int]:
+    with _opened_image(file, limits) as image:
+        return image.height, image.width
+
+
+def _read_image(file: Path, limits: Limits) -> Frames:
+    with _opened_image(file, limits) as image:
+        return np.asarray(image.convert("RGB"))[None]
+
+
+@contextmanager
+def _opened_image(file: Path, limits: Limits) -> Iterator[Image.Image]:
+    from PIL import Image, UnidentifiedImageError
+
+    # by its content PIL would also take formats that run other programs or refer to other files
+    formats = ("JPEG", "PNG", "WEBP", "BMP")
+    source = admit(file, limits=limits)
+    try:
+        with source.open() as stream, warnings.catch_warnings():
+            # PIL's own limit of pixels warns before it refuses; ours takes its place
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(stream, formats=formats) as image:
+                limits.check(file, "max_pixels", image.height * image.width, f"{image.height}x{image.width} pixels")
+                yield image
+    except UnidentifiedImageError as error:
+        raise DecodeError(file, f"is no {', '.join(formats)} image; copy it again", "not a video") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DecodeError(file, f"is damaged ({error}); copy it again", "damaged") from error
