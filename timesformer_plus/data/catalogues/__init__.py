@@ -7,12 +7,14 @@ from pathlib import Path
 
 from timesformer_plus.data.catalogues.folder import read_folder
 from timesformer_plus.data.catalogues.tables import read_csv_table, read_jsonl_table
+from timesformer_plus.data.catalogues.webdataset import read_shards
 from timesformer_plus.data.manifests import Manifest, Reader
 
 READERS: dict[str, Reader] = {
     "csv": read_csv_table,
     "jsonl": read_jsonl_table,
     "folder": read_folder,
+    "webdataset": read_shards,
 }
 
 
@@ -30,7 +32,7 @@ def read_manifest(
     Args:
         path: The annotations: a file, a folder, or a pattern of shards such as ``train-{000..009}.tar``.
         format: A key of ``READERS``. ``"auto"`` tells ``csv`` and ``jsonl`` by the suffix, a folder per class by its
-            being a folder, and ``webdataset`` by ``.tar``.
+            being a folder, and ``webdataset`` by ``.tar`` or a folder with such files.
         videos: Folder that the videos lie in; ``path`` itself if that is a folder, else the folder that it lies in.
         classes: Names of the classes in the order of their indices; the data set's own if not given. Splits that are
             compared need the same: read training first and give its ``Manifest.classes`` to the others.
@@ -60,7 +62,7 @@ def read_manifest(
 
 def _told_from(path: Path) -> str:
     if path.is_dir():
-        return "folder"
+        return "webdataset" if any(path.glob("*.tar")) else "folder"
     suffix = path.suffix.lower()
     known = {".csv": "csv", ".jsonl": "jsonl", ".tar": "webdataset"}
     if suffix not in known:

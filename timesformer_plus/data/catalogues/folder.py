@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from timesformer_plus.data.catalogues.options import refuse
+from timesformer_plus.data.catalogues.options import check_below, refuse
 from timesformer_plus.data.inventory import VIDEO_SUFFIXES, Inventory
 from timesformer_plus.data.manifests import Collector, Manifest, Sample
 from timesformer_plus.data.vocabulary import CLASSES_FILE, Vocabulary, given_or_beside
@@ -31,7 +31,7 @@ def read_folder(
 
     Args:
         annotations: The folder of the class folders.
-        videos: The same folder.
+        videos: The same folder, or one that it lies in.
         classes: Names of the classes; the lines of ``classes.txt`` in the folder if not given; without such a file,
             the names of the folders, sorted.
         multi_label: Has no use here.
@@ -41,8 +41,7 @@ def read_folder(
         ValueError: There is no class folder, or one without a video or of an unknown class; an option has no use.
     """
     refuse("a folder per class", multi_label=multi_label, target=target)
-    if annotations != videos:
-        raise ValueError(f"{annotations}: a folder per class is its own list; leave out `videos` ({videos})")
+    check_below(annotations, videos)
     inventory = Inventory(annotations)
     folders = sorted(name for name, is_folder in inventory.names("").items() if is_folder and name[0] != ".")
     if set(folders) & set(SPLIT_NAMES) and set(folders) <= set(SPLIT_NAMES):

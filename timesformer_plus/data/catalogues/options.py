@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 def refuse(name: str, *, multi_label: bool = False, target: str | None = None) -> None:
     """Raise for options that are set.
@@ -18,3 +20,15 @@ def refuse(name: str, *, multi_label: bool = False, target: str | None = None) -
         raise ValueError(f"multi_label: in {name} a video has one label; leave it out")
     if target is not None:
         raise ValueError(f"target={target!r}: {name} has one labelling only; leave it out")
+
+
+def check_below(annotations: Path, videos: Path) -> None:
+    """Check, for annotations that are the videos themselves, that they lie where the videos are said to be.
+
+    Raises:
+        ValueError: They lie elsewhere.
+    """
+    if annotations != videos and videos not in annotations.parents:
+        raise ValueError(
+            f"{annotations} is not in `videos` ({videos}); leave out `videos`, this format has no use for it"
+        )
