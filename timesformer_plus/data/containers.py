@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from timesformer_plus.data.guard import DecodeError, ErrorKind, Limits, Source, admit, identify, identify_source
+from timesformer_plus.data.guard import DecodeError, Limits, Source, admit, identify, identify_source
 
 if TYPE_CHECKING:
     import av
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "INDEXED",
     "DecodeError",
-    "ErrorKind",
     "FrameIndex",
     "FrameTimes",
     "Limits",

@@ -16,7 +16,7 @@ from typing import Literal, Protocol, cast, get_args
 from timesformer_plus.data.backends import DecordDecoder, PyTorchVideoDecoder, TorchCodecDecoder, load_torchcodec
 from timesformer_plus.data.containers import INDEXED, FrameIndex, index_source
 from timesformer_plus.data.frame_reader import Frames
-from timesformer_plus.data.guard import DecodeError, ErrorKind, Limits, admit
+from timesformer_plus.data.guard import DecodeError, Limits, admit
 from timesformer_plus.data.pyav_decoder import PyAVDecoder
 from timesformer_plus.data.stills import ArrayDecoder, ImagesDecoder
 
@@ -26,7 +26,6 @@ __all__ = [
     "Decoder",
     "DecoderName",
     "DecordDecoder",
-    "ErrorKind",
     "Frames",
     "ImagesDecoder",
     "Limits",

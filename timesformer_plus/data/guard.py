@@ -11,20 +11,6 @@ import os
 import stat
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
-
-ErrorKind = Literal[
-    "missing",  # there is no such file
-    "not a file",  # a folder without frames, a pipe, a device, a socket, a link to one
-    "no access",  # the system does not let it be read
-    "empty",
-    "not a video",  # does not begin like a container, or holds no video
-    "cut off",
-    "damaged",
-    "too large",  # beyond one of the limits
-    "unsupported",  # a sound file, which this decoder (or any) cannot read exactly
-    "unknown",  # raised again in another process, which keeps only the text
-]
 
 
 class DecodeError(RuntimeError):
@@ -34,14 +20,17 @@ class DecodeError(RuntimeError):
         path: The file.
         reason: What is wrong with it, and what to try. Without one, ``path`` is the whole text: torch raises an error
             of a loader's worker again in the main process, with its traceback as the only argument.
-        kind: The kind of trouble in a word or two, to be counted by.
+        kind: The kind of trouble in a word or two, to be counted by: ``missing``; ``not a file`` (a pipe, a device, a
+            folder without frames); ``no access``; ``empty``; ``not a video`` (does not begin like a container, or holds
+            no video); ``cut off``; ``damaged``; ``too large`` (beyond a limit); ``unsupported`` (a sound file that this
+            decoder, or any, cannot read exactly).
     """
 
-    def __init__(self, path: str | Path, reason: str = "", kind: ErrorKind = "unknown") -> None:
+    def __init__(self, path: str | Path, reason: str = "", kind: str = "unknown") -> None:
         super().__init__(str(path), reason, kind)
         self.path = Path(path) if reason else None
         self.reason = reason
-        self.kind: ErrorKind = kind
+        self.kind = kind
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}" if self.reason else str(self.args[0])
@@ -107,7 +96,7 @@ class Source:
     size: int
     mtime_ns: int
 
-    def error(self, reason: str, kind: ErrorKind) -> DecodeError:
+    def error(self, reason: str, kind: str) -> DecodeError:
         """A ``DecodeError`` that names the file, and the member by its place."""
         where = f"the member at byte {self.member[0]} " if self.member else ""
         return DecodeError(self.path, where + reason, kind)

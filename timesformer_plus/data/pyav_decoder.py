@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, cast
+
+import numpy as np
 
 from timesformer_plus.data.backends import IndexedDecoder, upright
 from timesformer_plus.data.containers import open_container
@@ -21,32 +25,111 @@ _WORTH_SEEKING = 8
 class PyAVDecoder(IndexedDecoder):
     """Frames by PyAV: exact wherever FFmpeg is, and the only one that reads every container.
 
-    Frames are told by their presentation times, so that a neighbour is never taken for the one wanted. Where the
-    container has an index (mov, mp4, matroska, webm), reading begins at the key frame at or before a frame wanted, and
-    should that lead anywhere else, from the start. Other containers are always decoded from the start, and counted.
+    Where the container has an index (mov, mp4, matroska, webm), reading begins at the key frame at or before a frame
+    wanted, and a frame is told by its exact time, so that a neighbour is never taken for it. Should seeking lead
+    astray, the frames left are looked for from the start. Other containers are always decoded from the start, and their
+    frames counted.
     """
 
     name = "pyav"
 
     def _pictures(self, wanted: Sequence[int]) -> Iterator[Frames]:
-        return self._converted(self._by_count(wanted))
+        from av.video.reformatter import VideoReformatter
 
-    def _converted(self, frames: Iterator[tuple[int, av.VideoFrame]]) -> Iterator[Frames]:
-        for i, frame in frames:
-            if frame.is_corrupt:
-                raise self._source.error(f"frame {i} of {self.num_frames} is damaged; copy the file again", "damaged")
-            yield upright(cast(Frames, frame.to_ndarray(format="rgb24"))[None], self._index.turns)
+        # one for the whole read: it keeps its tables from frame to frame
+        reformatter = VideoReformatter()
+        found = self._by_time(wanted) if len(self._index.keys) else self._by_count(wanted)
+        for _, frame in found:
+            picture = reformatter.reformat(frame, format="rgb24").to_ndarray()
+            yield upright(cast(Frames, picture)[None], self._index.turns)
 
     def _by_count(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         left = set(wanted)
         with open_container(self._source, self._index.container, self._limits) as opened:
             for i, frame in enumerate(opened.decode(video=0)):
                 if i in left:
+                    self._check_whole(i, frame)
                     left.remove(i)
                     yield i, frame
                 if not left:
                     return
         raise self._lost(min(left))
+
+    def _by_time(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        left = deque(wanted)
+        with open_container(self._source, self._index.container, self._limits) as opened:
+            for key, run in self._runs(wanted):
+                for i, frame in self._after_seeking(opened, key, run):
+                    left.popleft()
+                    yield i, frame
+                if left and left[0] <= run[-1]:
+                    break
+        if not left:
+            return
+        with open_container(self._source, self._index.container, self._limits) as opened:
+            for i, frame in self._matched(opened.decode(video=0), list(left)):
+                self._check_whole(i, frame)
+                left.popleft()
+                yield i, frame
+        if left:
+            raise self._lost(left[0])
+
+    def _runs(self, wanted: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Cut ascending frame numbers where it is worth seeking: the row of the key frame to begin at, the numbers."""
+        ticks, start = self._index.times.ticks, self._index.start
+        key_times = self._index.keys[:, 0]
+        # numbers of the key frames, and for every frame wanted the row of the last key frame up to it
+        numbers = np.searchsorted(ticks, key_times - start)
+        rows = np.searchsorted(key_times, ticks[list(wanted)] + start, side="right") - 1
+        first, run = 0, [wanted[0]]
+        first = max(0, int(rows[0])) if numbers[max(0, rows[0])] >= _WORTH_SEEKING else 0
+        for i, row in zip(wanted[1:], rows[1:].tolist(), strict=True):
+            if numbers[row] > run[-1] + _WORTH_SEEKING:
+                yield first, run
+                first, run = row, []
+            run.append(i)
+        yield first, run
+
+    def _after_seeking(
+        self, opened: av.container.InputContainer, key: int, run: list[int]
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The frames of a run, up to the first that is not found whole."""
+        import av
+
+        stream = opened.streams.video[0]
+        key_time, seek_to = self._index.keys[key].tolist()
+        try:
+            if key:
+                opened.seek(seek_to, stream=stream, backward=True, any_frame=False)
+            packets = opened.demux(stream)
+            landed = next(packets)
+            if key and not (landed.is_keyframe and landed.pts is not None and landed.pts <= key_time):
+                return
+            frames = (frame for packet in chain([landed], packets) for frame in packet.decode())
+            for i, frame in self._matched(frames, run):
+                if frame.is_corrupt:
+                    return
+                yield i, frame
+        except (av.FFmpegError, StopIteration):
+            return
+
+    def _matched(self, frames: Iterator[av.VideoFrame], wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Those frames whose times are the ones of the frames wanted, which ascend; ends at one that does not come."""
+        times = (self._index.times.ticks[wanted] + self._index.start).tolist()
+        place = 0
+        for frame in frames:
+            # frames come in the order of their times: past the one wanted, it will not come any more
+            if frame.pts is None or frame.pts > times[place]:
+                return
+            if frame.pts == times[place]:
+                yield wanted[place], frame
+                place += 1
+                if place == len(wanted):
+                    return
+
+    def _check_whole(self, i: int, frame: av.VideoFrame) -> None:
+        if frame.is_corrupt:
+            raise self._source.error(f"frame {i} of {self.num_frames} is damaged; copy the file again", "damaged")
 
     def _lost(self, i: int) -> DecodeError:
         reason = f"frame {i} of {self.num_frames} could not be decoded; copy the file again"
