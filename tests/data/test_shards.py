@@ -260,7 +260,7 @@ def test_something_else_named_tar(tmp_path):
     ("members", "message"),
     [
         ([("0.mp4", b"x"), ("1.mp4", b"x"), ("0.cls", b"0")], "sample '0': its members 0.mp4 lack a label"),
-        ([("0.mp4", b"x"), ("0.cls", b"0"), ("1.mp4", b"x")
+        ([("0.mp4", b"x"), ("0.cls", b"0"), ("1.mp4", b"x"),
           ("1.cls", b"0"), ("0.json", b"{}")], "do not lie together"),
         ([("0.mp4", b"x"), ("0.mp4", b"y")], "has the member '.mp4' twice"),
         ([("0.mp4", b"x"), ("0.avi", b"y"), ("0.cls", b"0")], "expected one video .* found 2"),
@@ -302,6 +302,7 @@ def test_the_videos_themselves_are_not_read(tmp_path, monkeypatch):
     assert 0 < read < 64 << 10
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # theirs
 def test_what_the_webdataset_library_reads(tmp_path):
     """The same keys, bytes and labels, in the same order."""
     webdataset = pytest.importorskip("webdataset")
