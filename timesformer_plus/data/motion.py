@@ -20,8 +20,8 @@ import numpy as np
 from rich.progress import track
 
 from timesformer_plus.data.manifests import CLASSES_FILE
-from timesformer_plus.data.motion_preview import preview_sheet
 from timesformer_plus.data.motion_tasks import MOTION_TASKS, SPLITS, Lattice, MotionTask, Pictures, Split
+from timesformer_plus.data.sheets import draw_clips
 
 MotionTaskName = Literal["direction", "drift", "lattice"]
 # Goes up when the same arguments give other files.
@@ -111,7 +111,7 @@ def write_motion(
         _write_manifest(output / f"{split}.csv", kind, [clip for clip in clips if clip.split == split])
     _write_whole(output / CLASSES_FILE, "".join(f"{name}\n" for name in kind.classes).encode())
     shown = [next(clip for clip in clips if clip.variant == variant) for variant in _preview_variants(kind)]
-    preview_sheet([(kind.label(clip.variant) or "none", output / clip.path) for clip in shown], output / PREVIEW_FILE)
+    draw_clips([(kind.label(clip.variant) or "none", output / clip.path) for clip in shown], output / PREVIEW_FILE)
     (output / UNFINISHED_FILE).replace(output / SPEC_FILE)
     return output
 
