@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +76,43 @@ def json_file(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
         raise ValueError(f"{path}: not a JSON file in UTF-8 ({error})") from error
+
+
+def records(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV file with a header, column -> field, with the number of their (last) line.
+
+    Args:
+        path: The file.
+        needed: Columns that it must have.
+
+    Raises:
+        ValueError: It lacks a column, or a row has more or fewer fields than there are columns.
+    """
+    lines = csv_lines(path)
+    _, columns = next(lines, (1, []))
+    if lacking := [column for column in needed if column not in columns]:
+        raise ValueError(f"{path}: no column {lacking[0]!r} among {columns}; the first row must name the columns")
+    for line, row in lines:
+        if len(row) != len(columns):
+            raise ValueError(f"{path}, row {line}: expected the {len(columns)} fields {columns}; found {len(row)}")
+        yield line, dict(zip(columns, row, strict=True))
+
+
+def beside(annotations: Path, names: Sequence[str], content: str) -> Path:
+    """The first of several files in the folder of the annotations that is there.
+
+    Args:
+        annotations: The annotations.
+        names: Names that the file goes by.
+        content: What it holds, for the error.
+
+    Raises:
+        ValueError: None is there.
+    """
+    for name in names:
+        if (annotations.parent / name).is_file():
+            return annotations.parent / name
+    raise ValueError(
+        f"{annotations.parent}: there is no {' or '.join(names)}, which holds {content}; put it beside "
+        f"{annotations.name}, or give `classes`"
+    )

@@ -93,3 +93,24 @@ def of_labels(path: Path, labels: Iterable[str]) -> Vocabulary:
             raise ValueError(f"{path}: class number {largest} without class names; name the classes in {CLASSES_FILE}")
         return Vocabulary(map(str, range(largest + 1)), str(path))
     return Vocabulary(sorted(used), str(path))
+
+
+def numbered(pairs: Iterable[tuple[str, str]], source: Path) -> Vocabulary:
+    """The classes of a file that gives every name its number.
+
+    Args:
+        pairs: (number, name), in any order.
+        source: The file.
+
+    Raises:
+        ValueError: The numbers are not 0, 1, 2, ... each once.
+    """
+    names: dict[int, str] = {}
+    total = 0
+    for number, name in pairs:
+        total += 1
+        if is_number(number):
+            names[int(number)] = name
+    if sorted(names) != list(range(total)):
+        raise ValueError(f"{source}: the {total} classes must have the numbers 0 to {total - 1}, each once")
+    return Vocabulary((names[i] for i in range(total)), str(source))

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from timesformer_plus.data.catalogues.charades import read_charades
+from timesformer_plus.data.catalogues.diving48 import read_diving48
+from timesformer_plus.data.catalogues.epic_kitchens import read_epic_kitchens
 from timesformer_plus.data.catalogues.folder import read_folder
+from timesformer_plus.data.catalogues.hmdb51 import read_hmdb51
+from timesformer_plus.data.catalogues.kinetics import read_kinetics, read_list
+from timesformer_plus.data.catalogues.moments import read_moments
+from timesformer_plus.data.catalogues.something import read_jester, read_something_v1, read_something_v2
 from timesformer_plus.data.catalogues.tables import read_csv_table, read_jsonl_table
+from timesformer_plus.data.catalogues.ucf101 import read_ucf101
 from timesformer_plus.data.catalogues.webdataset import read_shards
 from timesformer_plus.data.manifests import Manifest, Reader
 
@@ -15,6 +23,17 @@ READERS: dict[str, Reader] = {
     "jsonl": read_jsonl_table,
     "folder": read_folder,
     "webdataset": read_shards,
+    "list": read_list,
+    "kinetics": read_kinetics,
+    "something_v1": read_something_v1,
+    "something_v2": read_something_v2,
+    "jester": read_jester,
+    "ucf101": read_ucf101,
+    "hmdb51": read_hmdb51,
+    "diving48": read_diving48,
+    "moments": read_moments,
+    "epic_kitchens": read_epic_kitchens,
+    "charades": read_charades,
 }
 
 
