@@ -239,7 +239,7 @@ def trim(times: Sequence[float], start: float = 0.0, end: float | None = None) -
     seconds, typical = _read_times(times)
     if not 0 <= start < (float("inf") if end is None else end):
         raise ValueError(f"start={start}, end={end}: a part of a video needs 0 <= start < end, in seconds")
-    if start >= seconds[-1] + typical + SAME_TIME:
+    if start > seconds[-1] + SAME_TIME and start >= seconds[-1] + typical - SAME_TIME:
         raise ValueError(
             f"start={start}: the video ends at {seconds[-1] + typical:.3f} s; correct the part in the manifest, or "
             "check that its times are in seconds"
