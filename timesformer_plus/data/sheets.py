@@ -17,7 +17,7 @@ LABEL_WIDTH = 150
 HEADER_HEIGHT = 22
 # small frames are enlarged by a whole factor to about this side, in pixels, so that every pixel stays a square
 CELL = 96
-CAPTION_HEIGHT = 15
+CAPTION_HEIGHT = 17
 LINE_HEIGHT = 18
 ELLIPSIS = "…"
 
@@ -42,7 +42,12 @@ class SheetRow:
 
 
 def draw_sheet(
-    rows: Sequence[SheetRow], *, columns: Sequence[str] = (), title: str = "", cell: int = CELL
+    rows: Sequence[SheetRow],
+    *,
+    columns: Sequence[str] = (),
+    title: str = "",
+    cell: int = CELL,
+    label_width: int = LABEL_WIDTH,
 ) -> Image.Image:
     """Draw rows of pictures, each of which keeps its shape.
 
@@ -51,6 +56,7 @@ def draw_sheet(
         columns: What stands above each column; without it there is no such line.
         title: What stands at the top, broken into lines.
         cell: About the side of a picture, in pixels: smaller ones are enlarged by a whole factor, larger ones reduced.
+        label_width: Room for the labels at the left, in pixels.
 
     Returns:
         The sheet, RGB.
@@ -58,7 +64,7 @@ def draw_sheet(
     shown = [[_fit(picture, cell) for picture in row.pictures] for row in rows]
     width = max((picture.width for pictures in shown for picture in pictures), default=cell)
     count = max([len(columns), *map(len, shown)])
-    sheet_width = LABEL_WIDTH + count * (width + GAP)
+    sheet_width = label_width + count * (width + GAP)
     lines = _wrapped(title, _font(14), sheet_width - 2 * GAP, most=8)
     top = LINE_HEIGHT * len(lines) + (2 * GAP if lines else 0)
     header = top + (HEADER_HEIGHT if columns else 0)
@@ -73,33 +79,35 @@ def draw_sheet(
     draw = ImageDraw.Draw(sheet)
     draw.multiline_text((GAP, GAP), "\n".join(lines), fill="black", font=_font(14), spacing=LINE_HEIGHT - 14)
     for column, name in enumerate(columns):
-        middle = LABEL_WIDTH + column * (width + GAP) + width // 2
+        middle = label_width + column * (width + GAP) + width // 2
         draw.text((middle, top + HEADER_HEIGHT // 2), _cut(name, _font(14), width + GAP), "black", _font(14), "mm")
     for row, pictures, height in zip(rows, shown, heights, strict=True):
-        _draw_row(sheet, draw, row, pictures, header, width)
+        _draw_row(sheet, row, pictures, (label_width, header), width)
         header += height
     return sheet
 
 
 def _draw_row(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, pictures: Sequence[Image.Image], top: int, width: int
+    sheet: Image.Image, row: SheetRow, pictures: Sequence[Image.Image], corner: tuple[int, int], width: int
 ) -> None:
+    draw = ImageDraw.Draw(sheet)
+    left, top = corner
     if row.heading:
         draw.line((0, top, sheet.width, top), fill="gray")
         text = _cut(row.heading, _font(14), sheet.width - 2 * GAP)
         draw.text((GAP, top + HEADER_HEIGHT // 2), text, "black", _font(14), "lm")
         top += HEADER_HEIGHT + GAP
     height = max(picture.height for picture in pictures)
-    words = "\n".join(_wrapped(row.label, _font(14), LABEL_WIDTH - 14, most=max(1, height // LINE_HEIGHT)))
-    draw.multiline_text((LABEL_WIDTH - 10, top + height // 2), words, "black", _font(14), "rm", align="right")
+    words = "\n".join(_wrapped(row.label, _font(14), left - 14, most=max(1, height // LINE_HEIGHT)))
+    draw.multiline_text((left - 10, top + height // 2), words, "black", _font(14), "rm", align="right")
     for column, picture in enumerate(pictures):
-        left = LABEL_WIDTH + column * (width + GAP)
         # in the middle of its cell, if it is not as wide or as high as the others
-        sheet.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
+        place = left + column * (width + GAP) + (width - picture.width) // 2
+        sheet.paste(picture, (place, top + (height - picture.height) // 2))
     for column, caption in enumerate(row.captions):
-        middle = LABEL_WIDTH + column * (width + GAP) + width // 2
+        middle = left + column * (width + GAP) + width // 2
         text = _cut(caption, _font(11), width + GAP)
-        draw.text((middle, top + height + CAPTION_HEIGHT // 2), text, "dimgray", _font(11), "mm")
+        draw.text((middle, top + height + CAPTION_HEIGHT // 2 - 1), text, "dimgray", _font(11), "mm")
 
 
 def draw_clips(clips: Sequence[tuple[str, Path]], output: Path) -> None:
