@@ -1,9 +1,6 @@
 """The data set: clips depend on their key and nothing else."""
 
-import errno
-import importlib.util
 import itertools
-import pickle
 
 import numpy as np
 import pytest
@@ -12,11 +9,10 @@ from installed_decoders import DECODERS
 from numbered_videos import BITS, write_numbered
 from torch.utils.data import DataLoader
 
-from timesformer_plus.data import Clip, EvalTransform, TrainTransform, VideoDataset, read_csv
-from timesformer_plus.data.decoded import DecodedFolder
-from timesformer_plus.data.decoders import DecodeError, open_video
+from timesformer_plus.data import Clip, ClipReader, EvalTransform, TrainTransform, VideoDataset, read_csv
+from timesformer_plus.data.dataset import MAX_SUBSTITUTES
+from timesformer_plus.data.decoders import DecodeError
 
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 LENGTHS = (30, 12, 7, 20)
 
 
@@ -40,32 +36,37 @@ def numbers(clip: Clip) -> list[int]:
     """The numbers that the frames of an uncropped clip carry."""
     frames = clip.video[0, :, 20:44]
     centres = [(2 * bit + 1) * frames.shape[-1] // (2 * BITS) for bit in range(BITS)]
-    bits = frames[..., centres].mean(dim=1) > 0.5
+    bits = frames[..., centres].float().mean(dim=1) > 127
     return [int(sum(int(on) << (BITS - 1 - bit) for bit, on in enumerate(row))) for row in bits]
 
 
-def make(manifest, **arguments):
-    defaults = {"num_frames": 4, "stride": 3, "training": False, "transform": EvalTransform((48, 64), **PLAIN)}
-    return VideoDataset(manifest, **(defaults | arguments))
+READER_OPTIONS = {"num_frames", "stride", "sampling", "target_fps", "short", "num_clips", "decoder", "cache_mb"}
+
+
+def make(manifest, *, training=False, transform=None, **arguments):
+    given = (READER_OPTIONS | {"cache_dir"}) & arguments.keys()
+    reading = {"num_frames": 4, "stride": 3} | {name: arguments.pop(name) for name in given}
+    reader = ClipReader(training=training, **reading)
+    return VideoDataset(manifest, reader, transform or EvalTransform((48, 64)), **arguments)
 
 
 def augmented(manifest, **arguments):
-    transform = TrainTransform(24, hflip=0.5, **PLAIN)
-    return make(manifest, **({"training": True, "transform": transform, "seed": 3} | arguments))
+    return make(manifest, **({"training": True, "transform": TrainTransform(24, hflip=0.5), "seed": 3} | arguments))
 
 
 def test_a_clip(manifest):
     clip = make(manifest)[(0, 3, 0)]
     assert clip.video.shape == (3, 4, 48, 64)
-    assert clip.video.dtype == torch.float32
+    assert clip.video.dtype == torch.uint8
     assert clip.target.dtype == torch.int64
     assert clip.target.shape == ()
-    assert (clip.target.item(), clip.index, clip.view) == (1, 3, 0)
+    assert (clip.target.item(), clip.index, clip.view, clip.wanted) == (1, 3, 0, 3)
+    assert (clip.problem, clip.reason, clip.short) == ("", "", False)
     assert numbers(clip) == [5, 8, 11, 14]
 
 
 def test_views_are_clips_in_time_by_crops_in_space(manifest):
-    dataset = make(manifest, num_clips=2, num_crops=3, transform=EvalTransform(48, **PLAIN))
+    dataset = make(manifest, num_clips=2, num_crops=3, transform=EvalTransform(48))
     assert dataset.num_views == 6
     assert len(dataset) == 4
     views = [dataset[(0, 0, v)].video for v in range(6)]
@@ -77,8 +78,41 @@ def test_views_are_clips_in_time_by_crops_in_space(manifest):
         assert torch.equal(views[3 * clip + crop], whole.video[..., left : left + 48])
 
 
-def test_short_videos_repeat_their_last_frame(manifest):
-    assert numbers(make(manifest)[(0, 2, 0)]) == [0, 3, 6, 6]
+@pytest.mark.parametrize(("short", "expected"), [("repeat", [0, 3, 6, 6]), ("loop", [0, 3, 6, 2])])
+def test_short_videos(manifest, short, expected):
+    clip = make(manifest, short=short)[(0, 2, 0)]
+    assert numbers(clip) == expected
+    assert clip.short
+    assert not make(manifest, short=short)[(0, 3, 0)].short
+
+
+def test_short_videos_can_be_refused(manifest):
+    with pytest.raises(DecodeError, match=r"2\.mp4: the video has 7 frames.*reaches over 10"):
+        make(manifest, short="error")[(0, 2, 0)]
+    # and then count as unreadable in training
+    clip = make(manifest, short="error", training=True, on_error="substitute")[(0, 2, 0)]
+    assert clip.wanted == 2 != clip.index
+    assert clip.problem == "unfit part"
+
+
+def test_by_seconds(manifest):
+    """25 frames a second: 12.5 a second are every other frame."""
+    clip = make(manifest, sampling="seconds", target_fps=12.5)[(0, 3, 0)]
+    assert np.diff(numbers(clip)).tolist() == [2, 2, 2]
+
+
+def test_a_labelled_part_of_a_video(folder):
+    """Frames 10 to 19 of 30 are on screen from 0.4 to 0.8 s."""
+    (folder / "parts.csv").write_text("path,label,start,end\n0.mp4,walk,0.4,0.8\n")
+    manifest = read_csv(folder / "parts.csv")
+    assert numbers(make(manifest)[(0, 0, 0)]) == [10, 13, 16, 19]
+    starts = {numbers(make(manifest, stride=1, training=True)[(e, 0, 0)])[0] for e in range(60)}
+    assert starts == set(range(10, 17))
+    by_seconds = make(manifest, sampling="seconds", target_fps=25)[(0, 0, 0)]
+    assert set(numbers(by_seconds)) < set(range(10, 20))
+    (folder / "parts.csv").write_text("path,label,start,end\n0.mp4,walk,4,8\n")
+    with pytest.raises(DecodeError, match=r"the video ends at 1\.200 s; correct the part"):
+        make(read_csv(folder / "parts.csv"))[(0, 0, 0)]
 
 
 def test_training_starts_anywhere_but_evaluation_never_moves(manifest):
@@ -122,10 +156,10 @@ def test_loading_leaves_the_global_generators_alone(manifest):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(manifest, workers):
+def test_workers_change_nothing(manifest, workers, tmp_path):
     keys = [(epoch, index, 0) for epoch in range(2) for index in (2, 0, 3, 1)]
     alone = [augmented(manifest)[key] for key in keys]
-    dataset = augmented(manifest, cache_mb=1)
+    dataset = augmented(manifest, cache_mb=1, cache_dir=tmp_path)
     loader = DataLoader(dataset, batch_size=2, sampler=keys, num_workers=workers, persistent_workers=True)
     for _ in range(2):
         batches = list(loader)
@@ -138,122 +172,9 @@ def test_workers_change_nothing(manifest, workers):
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_decoders_are_interchangeable(manifest, decoder):
     reference, other = augmented(manifest, decoder="pyav"), augmented(manifest, decoder=decoder)
-    assert other.decoder == decoder
+    assert other.reader.decoder == decoder
     for index in range(4):
         assert torch.equal(reference[(0, index, 0)].video, other[(0, index, 0)].video)
-
-
-@pytest.mark.parametrize(("installed", "settled"), [({"decord", "av"}, "decord"), ({"av"}, "pyav")])
-def test_auto_is_settled_once(manifest, installed, settled, monkeypatch):
-    with monkeypatch.context() as patched:
-        patched.setattr(importlib.util, "find_spec", lambda name: object() if name in installed else None)
-        dataset = make(manifest)
-    assert dataset.decoder == settled
-    # a worker does not settle it anew
-    assert pickle.loads(pickle.dumps(dataset)).decoder == settled
-
-
-@pytest.mark.parametrize("cache_mb", [10, 48 * 64 * 3 * 31 / 1e6])
-def test_the_cache_changes_nothing(manifest, cache_mb):
-    """Room for all, and room for the first video and one frame of the next."""
-    plain, cached = augmented(manifest), augmented(manifest, cache_mb=cache_mb)
-    for _, index, epoch in itertools.product(range(2), range(4), range(2)):
-        assert torch.equal(plain[(epoch, index, 0)].video, cached[(epoch, index, 0)].video)
-
-
-def test_what_is_cached_is_not_read_again(manifest, monkeypatch):
-    opened = []
-
-    def noted(path, decoder):
-        opened.append(path.name)
-        return open_video(path, decoder)
-
-    monkeypatch.setattr("timesformer_plus.data.dataset.open_video", noted)
-    # in order, video 0 (30 frames) fills most of it, 1 (12) does not fit any more, 2 (7) does
-    dataset = make(manifest, cache_mb=48 * 64 * 3 * 38 / 1e6)
-    for _ in range(2):
-        for index in range(4):
-            dataset[(0, index, 0)]
-    assert sorted(opened) == ["0.mp4", "1.mp4", "1.mp4", "2.mp4", "3.mp4", "3.mp4"]
-    copy = pickle.loads(pickle.dumps(dataset))
-    copy[(0, 0, 0)]
-    assert opened[-1] == "0.mp4"
-
-
-def test_decoded_videos_are_kept_for_later_runs(manifest, monkeypatch, tmp_path):
-    room = 48 * 64 * 3 * 38 / 1e6  # as above: video 1 does not fit behind video 0
-    plain = [make(manifest)[(0, index, 0)].video for index in range(4)]
-    first = make(manifest, cache_mb=room, cache_dir=tmp_path / "decoded")
-    assert all(torch.equal(first[(0, index, 0)].video, plain[index]) for index in range(4))
-    kept = sorted((tmp_path / "decoded").iterdir())
-    assert [path.suffix for path in kept] == [".npy", ".npy"]
-
-    opened = []
-    monkeypatch.setattr(
-        "timesformer_plus.data.dataset.open_video",
-        lambda path, decoder: opened.append(path.name) or open_video(path, decoder),
-    )
-    second = make(manifest, cache_mb=room, cache_dir=tmp_path / "decoded")
-    assert all(torch.equal(second[(0, index, 0)].video, plain[index]) for index in range(4))
-    assert opened == ["1.mp4", "3.mp4"]
-
-
-def test_a_folder_that_cannot_be_written_stops_nothing(manifest, monkeypatch, tmp_path):
-    """A full disk, as the first write meets it: said once, nothing half written left behind, every clip as ever."""
-    attempts = []
-
-    def full(*_, **__):
-        attempts.append(1)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    plain = make(manifest)
-    dataset = make(manifest, cache_mb=10, cache_dir=tmp_path / "decoded")
-    monkeypatch.setattr(np, "save", full)
-    with pytest.warns(
-        UserWarning, match=r"decoded: decoded videos are not kept.*No space left.*data\.cache_dir"
-    ) as told:
-        clips = [dataset[(0, index, 0)].video for index in range(4)]
-    assert len(told) == 1
-    assert len(attempts) == 1
-    assert list((tmp_path / "decoded").iterdir()) == []
-    assert all(torch.equal(clip, plain[(0, index, 0)].video) for index, clip in enumerate(clips))
-
-
-def test_a_folder_that_cannot_be_made_stops_nothing(manifest, tmp_path):
-    (tmp_path / "file").write_text("where the folder should be")
-    dataset = make(manifest, cache_mb=10, cache_dir=tmp_path / "file" / "decoded")
-    with pytest.warns(UserWarning, match="decoded videos are not kept") as told:
-        clips = [dataset[(0, index, 0)] for index in range(4)]
-    assert len(told) == 1
-    assert [clip.index for clip in clips] == list(range(4))
-
-
-def test_what_a_folder_holds_is_read_although_it_is_full(manifest, monkeypatch, tmp_path):
-    make(manifest, cache_mb=10, cache_dir=tmp_path)[(0, 3, 0)]
-    dataset = make(manifest, cache_mb=10, cache_dir=tmp_path)
-    monkeypatch.setattr(DecodedFolder, "store", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
-    with pytest.warns(UserWarning, match="read-only"):
-        dataset[(0, 0, 0)]
-    monkeypatch.delattr("timesformer_plus.data.dataset.open_video")
-    assert numbers(dataset[(0, 3, 0)]) == [5, 8, 11, 14]
-
-
-def test_a_stored_video_is_forgotten_when_its_file_changes_or_its_copy_is_cut_short(tmp_path):
-    video, frames = tmp_path / "a.mp4", np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
-    video.write_bytes(b"one")
-    folder = DecodedFolder(tmp_path / "decoded", "pyav")
-    assert folder.load(video) is None
-    folder.store(video, frames)
-    assert np.array_equal(folder.load(video), frames)
-    assert DecodedFolder(tmp_path / "decoded", "decord").load(video) is None
-    (stored,) = (tmp_path / "decoded").iterdir()
-    whole = stored.read_bytes()
-    for length in (0, 40, len(whole) - 1):
-        stored.write_bytes(whole[:length])
-        assert folder.load(video) is None
-    stored.write_bytes(whole)
-    video.write_bytes(b"another")
-    assert folder.load(video) is None
 
 
 def test_multi_label_targets(folder):
@@ -273,6 +194,82 @@ def test_an_unreadable_video_is_named(tmp_path, workers):
     loader = DataLoader(dataset, sampler=[(0, 0, 0), (0, 1, 0)], num_workers=workers)
     with pytest.raises(DecodeError, match=r"bad\.mp4"):
         list(loader)
+
+
+@pytest.fixture(scope="module")
+def some_bad(tmp_path_factory):
+    """Ten videos, of which 0, 3 and 6 are none; each with a class of its own."""
+    folder = tmp_path_factory.mktemp("some_bad")
+    for i in range(10):
+        write_numbered(folder / f"{i}.mp4", 12)
+    for i in (0, 3, 6):
+        (folder / f"{i}.mp4").write_bytes(b"this is no video" * 40)
+    (folder / "train.csv").write_text("path,label\n" + "".join(f"{i}.mp4,{i}\n" for i in range(10)))
+    return read_csv(folder / "train.csv")
+
+
+def test_a_substitute_is_a_function_of_the_key_and_has_its_own_label(some_bad):
+    dataset = make(some_bad, training=True, on_error="substitute", seed=1)
+    shown = {}
+    for epoch, wanted in itertools.product(range(6), range(10)):
+        clip = dataset[(epoch, wanted, 0)]
+        assert (clip.index == wanted) == (wanted not in (0, 3, 6))
+        assert clip.index not in (0, 3, 6)
+        assert clip.target.item() == clip.index
+        assert clip.wanted == wanted
+        assert (clip.problem == "not a video") == (clip.index != wanted)
+        assert (f"{wanted}.mp4" in clip.reason) == (clip.index != wanted)
+        shown[epoch, wanted] = clip
+    assert len({shown[epoch, 0].index for epoch in range(6)}) > 1
+    again = make(some_bad, training=True, on_error="substitute", seed=1)
+    for (epoch, wanted), clip in reversed(shown.items()):
+        assert again[(epoch, wanted, 0)].index == clip.index
+        assert torch.equal(again[(epoch, wanted, 0)].video, clip.video)
+
+
+def test_a_second_attempt_saves_a_video(some_bad, monkeypatch):
+    """A disk that fails every other time: the clip is that of a healthy one, and nothing is counted."""
+    healthy = make(some_bad, training=True)[(0, 1, 0)]
+    dataset = make(some_bad, training=True, on_error="substitute")
+    read, attempts = dataset.reader.read, []
+
+    def flaky(sample, **arguments):
+        attempts.append(sample.id)
+        frames = read(sample, **arguments)
+        if len(attempts) % 2:
+            raise DecodeError(sample.path, "the network disk is away", kind="unreadable")
+        return frames
+
+    monkeypatch.setattr(dataset.reader, "read", flaky)
+    clip = dataset[(0, 1, 0)]
+    assert attempts == ["1.mp4"] * 2
+    assert clip.problem == ""
+    assert torch.equal(clip.video, healthy.video)
+
+
+def test_where_nothing_can_be_read_the_first_is_named(tmp_path, monkeypatch):
+    for i in range(3):
+        (tmp_path / f"{i}.mp4").write_bytes(b"this is no video" * 40)
+    (tmp_path / "train.csv").write_text("path,label\n0.mp4,0\n1.mp4,0\n2.mp4,0\n")
+    dataset = make(read_csv(tmp_path / "train.csv"), training=True, on_error="substitute")
+    attempts = []
+    read = dataset.reader.read
+    monkeypatch.setattr(dataset.reader, "read", lambda *a, **k: attempts.append(1) or read(*a, **k))
+    with pytest.raises(DecodeError, match=r"1\.mp4"):
+        dataset[(0, 1, 0)]
+    assert len(attempts) == 2 + MAX_SUBSTITUTES
+
+
+def test_mirrored_clips_exchange_their_labels(folder):
+    (folder / "sides.csv").write_text("path,label\n0.mp4,left\n1.mp4,right\n3.mp4,up\n")
+    mirror = TrainTransform((48, 64), scale=None, hflip=1.0)
+    manifest = read_csv(folder / "sides.csv", classes=["left", "right", "up"])
+    dataset = make(manifest, transform=mirror, flip_pairs=[(0, 1)])
+    assert [dataset[(0, i, 0)].target.item() for i in range(3)] == [1, 0, 2]
+    assert torch.equal(dataset[(0, 0, 0)].video.flip(-1), make(manifest)[(0, 0, 0)].video)
+    assert [make(manifest, flip_pairs=[(0, 1)])[(0, i, 0)].target.item() for i in range(3)] == [0, 1, 2]
+    several = make(read_csv(folder / "bits.csv", multi_label=True), transform=mirror, flip_pairs=[(0, 1)])
+    assert [several[(0, i, 0)].target.tolist() for i in range(4)] == [[1, 1], [0, 1], [0, 0], [1, 0]]
 
 
 def test_a_plain_number_is_no_key(manifest):
@@ -296,6 +293,14 @@ def test_keys_outside(manifest, key):
         ({"sampling": "dense"}, "sampling='dense' is unknown"),
         ({"seed": -1}, "seed=-1"),
         ({"cache_mb": -1}, "cache_mb=-1"),
+        ({"cache_mb": 1}, "cache_dir=None: name the folder of decoded videos"),
+        ({"short": "wrap"}, "short='wrap' is unknown; allowed are 'repeat', 'loop', 'error'"),
+        ({"target_fps": 5}, "sampling='seconds' needs"),
+        ({"sampling": "seconds"}, "sampling='seconds' needs"),
+        ({"on_error": "skip"}, "on_error='skip' is unknown; allowed are 'raise', 'substitute'"),
+        ({"flip_pairs": [(0, 2)]}, r"flip pair \(0, 2\)"),
+        ({"flip_pairs": [(0, 0)]}, r"flip pair \(0, 0\)"),
+        ({"flip_pairs": [(0, 1), (1, 0)]}, r"flip pair \(1, 0\)"),
         ({"decoder": "opencv"}, "decoder='opencv' is unknown"),
     ],
 )

@@ -10,17 +10,9 @@ import torch
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
-from timesformer_plus.engine.build import (
-    build_loss,
-    build_manifests,
-    build_model,
-    build_optimizer,
-    build_recipe,
-    build_scheduler,
-    build_test_dataset,
-    build_train_dataset,
-)
-from timesformer_plus.engine.config import DataConfig, ModelConfig, OptimConfig, ScheduleConfig
+from timesformer_plus.engine.build import build_loss, build_model, build_optimizer, build_scheduler
+from timesformer_plus.engine.config import ModelConfig, OptimConfig, ScheduleConfig
+from timesformer_plus.engine.data_config import DataConfig
 
 NAME = "timesformer_test_patch8_32"
 
@@ -34,16 +26,6 @@ def test_model_takes_its_options_from_model_and_data():
     model = make(data, pattern="s*2 t", args={"depth": 3, "embed_dim": 32, "global_pool": "avg"})
     assert (model.pattern, len(model.blocks), model.global_pool) == ("s*2 t", 3, "avg")
     assert model(torch.zeros(2, 3, 4, 16, 32)).shape == (2, 5)
-    recipe = build_recipe(model, data, num_clips=2, num_crops=3)
-    assert (recipe.num_frames, recipe.img_size, recipe.stride, recipe.num_clips) == (4, (16, 32), 3, 2)
-
-
-def test_recipe_takes_what_is_left_open_from_the_model():
-    model = make()
-    recipe = build_recipe(model, DataConfig(root=Path()), num_clips=1, num_crops=1)
-    assert (recipe.num_frames, recipe.img_size) == (8, (32, 32))
-    assert recipe.mean == tuple(model.pretrained_cfg["mean"])
-    assert recipe.std == tuple(model.pretrained_cfg["std"])
 
 
 def test_unknown_model_shows_the_known_ones():
@@ -63,39 +45,6 @@ def test_unknown_model_shows_the_known_ones():
 def test_option_that_does_not_fit_the_model(options, reason):
     with pytest.raises(ValueError, match=reason):
         make(**options)
-
-
-def test_splits_share_the_classes_of_the_training_split(tmp_path):
-    for name, rows in {"train": "a.mp4,cat\nb.mp4,dog\n", "val": "a.mp4,dog\n"}.items():
-        (tmp_path / f"{name}.csv").write_text("path,label\n" + rows)
-    for name in "ab":
-        (tmp_path / f"{name}.mp4").touch()
-    splits = build_manifests(DataConfig(root=tmp_path, test=None))
-    assert splits.train.classes == splits.val.classes == ("cat", "dog")
-    assert splits.val.samples[0].label == 1
-    assert splits.test is None
-
-
-def test_label_that_training_does_not_have(tmp_path):
-    for name, rows in {"train": "a.mp4,cat\n", "val": "a.mp4,dog\n"}.items():
-        (tmp_path / f"{name}.csv").write_text("path,label\n" + rows)
-    (tmp_path / "a.mp4").touch()
-    with pytest.raises(ValueError, match=r"val.csv, row 2: label 'dog' is not one of the 1 classes"):
-        build_manifests(DataConfig(root=tmp_path, test=None))
-
-
-def test_training_clips_are_augmented_as_told_and_test_views_are_not_random(direction):
-    data = DataConfig(root=direction, hflip=0.5, scale=(0.3, 1.0), num_frames=4)
-    splits = build_manifests(data)
-    recipe = build_recipe(make(data), data, num_clips=2, num_crops=1)
-    train = build_train_dataset(splits.train, recipe, data, seed=1)
-    clips = [train[(epoch, 0, 0)].video for epoch in range(3)]
-    assert clips[0].shape == (3, 4, 32, 32)
-    assert not torch.equal(clips[0], clips[1])
-    assert torch.equal(clips[2], train[(2, 0, 0)].video)
-    test = build_test_dataset(splits.val, recipe)
-    assert test.num_views == 2
-    assert torch.equal(test[(0, 3, 1)].video, test[(7, 3, 1)].video)
 
 
 def test_losses():

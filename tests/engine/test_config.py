@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from timesformer_plus.engine.config import (
-    DataConfig,
     EvaluationConfig,
     ModelConfig,
     OptimConfig,
@@ -15,6 +14,7 @@ from timesformer_plus.engine.config import (
     parse_train_config,
     train_parser,
 )
+from timesformer_plus.engine.data_config import DataConfig
 
 BASE = ["--output", "out", "--data.root", "videos"]
 
@@ -75,7 +75,11 @@ def test_unknown_key_in_a_file(capsys, tmp_path, line):
         (["--schedule.name", "multistep"], "needs schedule.milestones"),
         (["--model.args.num_frames", "8"], "set by data.num_frames"),
         (["--model.args.pattern", "ts"], "set by model.pattern"),
-        (["--data.scale", "[0.5, 2]"], "data.scale"),
+        (["--augment.scale", "[0.5, 2]"], "augment.scale"),
+        (["--augment.flip_pairs", "[[a, b]]"], "augment.hflip is 0"),
+        (["--data.cache_mb", "5"], "needs data.cache_dir"),
+        (["--data.sampling", "seconds"], "seconds needs a positive target_fps"),
+        (["--data.max_missing", "1"], "data.max_missing=1"),
     ],
 )
 def test_bad_value(capsys, words, reason):
@@ -91,7 +95,7 @@ def test_required_options(capsys):
 def test_written_configuration_reads_back_equal(tmp_path):
     config = TrainConfig(
         output=tmp_path / "no",
-        data=DataConfig(root=Path("on"), img_size=(32, 64), scale=(0.5, 1.0), test=None, multi_label=True),
+        data=DataConfig(root=Path("on"), img_size=(32, 64), test=None, multi_label=True),
         model=ModelConfig(name="m", pattern="s*2 | j*2", args={"depth": 4, "drop": 1e-5, "act": None, "norm": "rms"}),
         optim=OptimConfig(lr=1e-5, args={"betas": [0.9, 0.95], "foreach": False}),
         schedule=ScheduleConfig(name="multistep", milestones=(3, 5), warmup_epochs=0.5),

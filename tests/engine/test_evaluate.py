@@ -33,7 +33,12 @@ class NumberedClips(torch.utils.data.Dataset):
         self.asked.append(key)
         _, index, view = key
         video = torch.full((3, 2, 4, 4), float(self.values[index][view]))
-        return Clip(video, torch.tensor(self.manifest.samples[index].label), index, view)
+        return Clip(video, torch.tensor(self.manifest.samples[index].label), index, view, index, "", "", False)
+
+
+def as_they_are(video, dtype):
+    """In the place of ``Normalize``."""
+    return video.to(dtype)
 
 
 class MeanPixel(nn.Module):
@@ -50,7 +55,7 @@ class MeanPixel(nn.Module):
 def test_probabilities_are_the_mean_over_views_not_of_logits():
     # the mean of the first video's logits favours class a (1/3 > 0), the mean of its probabilities class b (.41)
     dataset = NumberedClips([(3.0, -1.0, -1.0), (1.0, 1.0, 1.0)], [0, 1])
-    predictions = predict_views(MeanPixel(), dataset, batch_size=4)
+    predictions = predict_views(MeanPixel(), dataset, as_they_are, batch_size=4)
     views = torch.tensor([[3.0, -1.0, -1.0], [1.0, 1.0, 1.0]]).double()
     expected = torch.sigmoid(2 * views).mean(dim=1)  # softmax of (m, -m)
     torch.testing.assert_close(predictions.probabilities[:, 0], expected, rtol=0, atol=1e-12)
@@ -64,7 +69,7 @@ def test_probabilities_are_the_mean_over_views_not_of_logits():
 def test_every_view_is_asked_for_once_whatever_the_batch(batch_size):
     values = [(0.5, -2.0), (1.0, 1.0), (-3.0, 0.1)]
     dataset = NumberedClips(values, [0, 1, 1])
-    metrics = evaluate(MeanPixel(), dataset, batch_size=batch_size)
+    metrics = evaluate(MeanPixel(), dataset, as_they_are, batch_size=batch_size)
     assert dataset.asked == [(0, index, view) for index in range(3) for view in range(2)]
     # mean probability of class a: .37, .88, .28
     assert metrics["top1"] == pytest.approx(1 / 3)
@@ -73,11 +78,11 @@ def test_every_view_is_asked_for_once_whatever_the_batch(batch_size):
 
 def test_multi_label_takes_the_mean_of_sigmoids():
     dataset = NumberedClips([(2.0, -1.0), (-1.0, -1.0)], [(1, 0), (0, 0)], pairs=["p", "p"], multi_label=True)
-    predictions = predict_views(MeanPixel(), dataset, batch_size=3)
+    predictions = predict_views(MeanPixel(), dataset, as_they_are, batch_size=3)
     views = torch.tensor([[2.0, -1.0], [-1.0, -1.0]]).double()
     expected = torch.stack([views.sigmoid().mean(dim=1), (-views).sigmoid().mean(dim=1)], dim=1)
     torch.testing.assert_close(predictions.probabilities, expected, rtol=0, atol=1e-12)
-    metrics = evaluate(MeanPixel(), dataset, batch_size=3)
+    metrics = evaluate(MeanPixel(), dataset, as_they_are, batch_size=3)
     # a: .57 and .27, both right; b: .43 right and .73 wrong
     assert (metrics["accuracy/a"], metrics["accuracy/b"]) == (1.0, 0.5)
     assert (metrics["pair/a"], metrics["pair/b"], metrics["pair"]) == (1.0, 0.0, 0.5)
@@ -91,7 +96,7 @@ def test_model_is_scored_in_evaluation_mode_and_handed_back_as_it_was():
             return super().forward(x)
 
     model = Spy().train()
-    evaluate(model, NumberedClips([(1.0,)], [0]), batch_size=1)
+    evaluate(model, NumberedClips([(1.0,)], [0]), as_they_are, batch_size=1)
     assert model.training
 
 
@@ -101,12 +106,14 @@ def test_clips_take_the_precision_of_the_weights():
             assert x.dtype == torch.float64
             return super().forward(x)
 
-    evaluate(Spy().double(), NumberedClips([(1.0,)], [0]), batch_size=1)
+    evaluate(Spy().double(), NumberedClips([(1.0,)], [0]), as_they_are, batch_size=1)
 
 
 def test_batches_are_counted():
     counts = []
-    predict_views(MeanPixel(), NumberedClips([(1.0, 2.0)] * 3, [0] * 3), batch_size=4, on_batch=counts.append)
+    predict_views(
+        MeanPixel(), NumberedClips([(1.0, 2.0)] * 3, [0] * 3), as_they_are, batch_size=4, on_batch=counts.append
+    )
     assert counts == [4, 2]
 
 

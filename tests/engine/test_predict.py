@@ -11,8 +11,9 @@ from tiny_runs import tiny_run
 from timesformer_plus.data.decoders import DecodeError
 from timesformer_plus.data.manifests import read_csv
 from timesformer_plus.engine import predict as predict_module
-from timesformer_plus.engine.build import build_test_dataset
+from timesformer_plus.engine.build_data import build_normalize, build_test_dataset
 from timesformer_plus.engine.checkpoint import load_checkpoint
+from timesformer_plus.engine.data_config import DataConfig
 from timesformer_plus.engine.evaluate import predict_views
 from timesformer_plus.engine.predict import predict, print_predictions
 from timesformer_plus.engine.train import train
@@ -22,7 +23,8 @@ def test_prediction_is_what_evaluation_says_about_the_video(finished_run, direct
     folder, _ = finished_run
     model, classes, recipe = load_checkpoint(folder / "best")
     manifest = read_csv(direction / "test.csv", classes=classes)
-    expected = predict_views(model, build_test_dataset(manifest, recipe), batch_size=2)
+    dataset = build_test_dataset(manifest, recipe, DataConfig(root=direction))
+    expected = predict_views(model, dataset, build_normalize(recipe), batch_size=2)
     answer = predict(folder / "best", manifest.samples[3].path, topk=8)
     assert [probability for _, probability in answer] == sorted((p for _, p in answer), reverse=True)
     assert dict(answer) == pytest.approx(dict(zip(classes, expected.probabilities[3].tolist(), strict=True)), abs=1e-6)
@@ -38,11 +40,12 @@ def test_multi_label_classes_have_probabilities_of_their_own(lattice, tmp_path):
     model, classes, recipe = load_checkpoint(config.output / "best")
     assert set(answer) == set(classes)
     manifest = read_csv(lattice / "test.csv", classes=classes, multi_label=True)
-    dataset = build_test_dataset(manifest, recipe)
+    dataset = build_test_dataset(manifest, recipe, DataConfig(root=lattice))
+    normalize = build_normalize(recipe)
     index = [sample.path for sample in manifest.samples].index(video)
     model.eval()
     with torch.no_grad():
-        views = torch.stack([model(dataset[(0, index, view)].video[None])[0].sigmoid() for view in range(2)])
+        views = torch.stack([model(normalize(dataset[(0, index, view)].video[None]))[0].sigmoid() for view in range(2)])
     assert answer == pytest.approx(dict(zip(classes, views.mean(dim=0).tolist(), strict=True)), abs=1e-6)
 
 

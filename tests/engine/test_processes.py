@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tiny_runs import finish, start, tiny_run
 
 from timesformer_plus.engine.config import EvaluationConfig
+from timesformer_plus.engine.data_config import AugmentConfig
 from timesformer_plus.engine.evaluate import evaluate_checkpoint
 from timesformer_plus.engine.processes import runs_on_cpu
 from timesformer_plus.engine.train import train
@@ -52,7 +53,8 @@ def test_two_processes_train_the_numbers_of_one(direction, five_videos, tmp_path
         precision="fp64",
         clip_grad=1.0,
         accumulate=2,
-        data={"hflip": 0.5, "scale": (0.5, 1.0), "val": five_videos.name},
+        augment=AugmentConfig(hflip=0.5, scale=(0.5, 1.0)),
+        data={"val": five_videos.name, "allow_leaks": True},
     )
     two = replace(one, output=tmp_path / "two", world_size=2, data=replace(one.data, num_workers=1))
     running = start(two, processes=2)

@@ -14,9 +14,11 @@ from tiny_runs import TINY, tiny_run
 from torchvision.transforms.v2 import InterpolationMode
 
 from timesformer_plus.data.decoders import DecodeError
-from timesformer_plus.engine.build import build_manifests, build_model, build_test_dataset
+from timesformer_plus.engine.build import build_model
+from timesformer_plus.engine.build_data import build_manifests, build_normalize, build_test_dataset
 from timesformer_plus.engine.checkpoint import load_checkpoint
-from timesformer_plus.engine.config import DataConfig, OptimConfig, dump_config, parse_train_config
+from timesformer_plus.engine.config import OptimConfig, dump_config, parse_train_config
+from timesformer_plus.engine.data_config import DataConfig
 from timesformer_plus.engine.evaluate import evaluate
 from timesformer_plus.engine.train import NonFiniteError, main, train
 
@@ -62,7 +64,7 @@ def test_written_configuration_repeats_the_run(finished_run, tmp_path):
     config = parse_train_config(["--config", str(folder / "config.yaml"), "--output", str(tmp_path / "again")])
     # what was left open is settled
     assert (config.data.num_frames, config.data.img_size) == (8, (32, 32))
-    assert config.data.decoder in ("decord", "pyav")
+    assert config.data.max_bad == 10
     again = train(config)
     assert again["val"] == result["val"]
     assert again["test"] == result["test"]
@@ -93,9 +95,11 @@ def test_best_is_a_local_dir_model_with_names_and_preprocessing(finished_run, di
     assert checkpoint.recipe.num_clips == 2
     assert (folder / "best" / "model.safetensors").stat().st_mode & 0o777 == 0o644
     # the loaded model scores as the one in memory did
-    splits = build_manifests(DataConfig(root=direction))
+    data = DataConfig(root=direction)
+    splits = build_manifests(data)
+    normalize = build_normalize(checkpoint.recipe)
     for split, manifest in (("val", splits.val), ("test", splits.test)):
-        assert evaluate(model, build_test_dataset(manifest, checkpoint.recipe), batch_size=3) == {
+        assert evaluate(model, build_test_dataset(manifest, checkpoint.recipe, data), normalize, batch_size=3) == {
             key: pytest.approx(value, abs=1e-6) for key, value in result[split].items()
         }
 
@@ -103,12 +107,13 @@ def test_best_is_a_local_dir_model_with_names_and_preprocessing(finished_run, di
 def test_score_is_the_mean_over_the_views_of_the_real_model(finished_run, direction):
     folder, result = finished_run
     model, _, recipe = load_checkpoint(folder / "best")
-    dataset = build_test_dataset(build_manifests(DataConfig(root=direction)).test, recipe)
+    data = DataConfig(root=direction)
+    dataset, normalize = build_test_dataset(build_manifests(data).test, recipe, data), build_normalize(recipe)
     model.eval()
     loss, correct = 0.0, {}
     with torch.no_grad():
         for index, sample in enumerate(dataset.manifest.samples):
-            views = [model(dataset[(0, index, view)].video[None]).softmax(dim=-1)[0] for view in range(2)]
+            views = [model(normalize(dataset[(0, index, view)].video[None])).softmax(dim=-1)[0] for view in range(2)]
             mean = (views[0] + views[1]) / 2
             loss -= math.log(mean[sample.label]) / len(dataset)
             correct.setdefault(sample.pair, []).append(mean.argmax().item() == sample.label)
@@ -118,7 +123,8 @@ def test_score_is_the_mean_over_the_views_of_the_real_model(finished_run, direct
 
 
 def test_training_learns(direction, tmp_path):
-    config = tiny_run(tmp_path / "run", direction, epochs=30, data={"cache_mb": 10}, optim=OptimConfig(lr=5e-3))
+    data = {"cache_mb": 10, "cache_dir": tmp_path / "decoded"}
+    config = tiny_run(tmp_path / "run", direction, epochs=30, data=data, optim=OptimConfig(lr=5e-3))
     train(replace(config, evaluation=replace(config.evaluation, every=0)))
     losses = [line["loss"] for line in events(config.output, "epoch")]
     assert losses[-1] < 0.75 * losses[0]
@@ -200,6 +206,10 @@ def test_unreadable_video_is_named(direction, tmp_path):
     damaged = sorted((data / "train").glob("*.mp4"))[5]
     damaged.write_bytes(damaged.read_bytes()[:200])
     with pytest.raises(DecodeError, match=damaged.name):
+        train(tiny_run(tmp_path / "run", data, data={"max_bad": 0}))
+    # nothing stands in for a video that is scored
+    shutil.copy(damaged, sorted((data / "val").glob("*.mp4"))[2])
+    with pytest.raises(DecodeError, match=r"val/"):
         train(tiny_run(tmp_path / "run", data))
 
 
@@ -227,13 +237,18 @@ def test_command_line_reports_errors_in_one_line(direction, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+SPLITS = {"train": 16, "val": 8, "test": 8}
+
+
 def test_epoch_lines_where_there_is_no_terminal(direction, tmp_path, capsys):
     train(tiny_run(tmp_path / "run", direction, epochs=1, progress=True))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("epoch   1  loss ")
-    assert "val pair" in lines[0]
-    assert lines[1].startswith("done in")
-    assert len(lines) == 2
+    assert lines[:3] == [f"{name}: {n} expected, {n} found, 0 missing" for name, n in SPLITS.items()]
+    assert lines[3].startswith("auto: ")
+    assert lines[4].startswith("epoch   1  loss ")
+    assert "val pair" in lines[4]
+    assert lines[5].startswith("done in")
+    assert len(lines) == 6
 
 
 def test_disk_full_while_the_weights_are_written(direction, tmp_path, monkeypatch, capsys):

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from timesformer_plus.engine.config import (
-    DataConfig,
     EvaluationConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
     dump_config,
 )
+from timesformer_plus.engine.data_config import DataConfig
 
 TINY = ModelConfig(name="timesformer_test_patch8_32", args={"depth": 1, "embed_dim": 32, "num_heads": 2})
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..engine.config import DataConfig
+from ..engine.data_config import DataConfig
 
 Digests = dict[str, str]
 

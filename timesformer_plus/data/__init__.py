@@ -1,27 +1,41 @@
 """Videos on disk turned into clips for a model: manifests, decoders, sampling, transforms, and a built-in data set."""
 
-from timesformer_plus.data.clips import SamplingMode, clip_span, sample_indices
-from timesformer_plus.data.dataset import Clip, Sampling, VideoDataset
+from timesformer_plus.data.catalogues import READERS, read_manifest
+from timesformer_plus.data.clip_reader import ClipReader, Sampling
+from timesformer_plus.data.clips import SamplingMode, ShortPolicy, clip_span, sample_indices, sample_times, trim
+from timesformer_plus.data.containers import Limits
+from timesformer_plus.data.dataset import Clip, VideoDataset
 from timesformer_plus.data.decoders import DecodeError, Decoder, DecoderName, open_video, resolve_decoder
 from timesformer_plus.data.manifests import Manifest, Sample, read_csv
-from timesformer_plus.data.transforms import ClipTransform, EvalTransform, TrainTransform
+from timesformer_plus.data.splits import check_coverage, check_leaks
+from timesformer_plus.data.transforms import ClipTransform, EvalTransform, Normalize, TrainTransform
 
 __all__ = [
+    "READERS",
     "Clip",
+    "ClipReader",
     "ClipTransform",
     "DecodeError",
     "Decoder",
     "DecoderName",
     "EvalTransform",
+    "Limits",
     "Manifest",
+    "Normalize",
     "Sample",
     "Sampling",
     "SamplingMode",
+    "ShortPolicy",
     "TrainTransform",
     "VideoDataset",
+    "check_coverage",
+    "check_leaks",
     "clip_span",
     "open_video",
     "read_csv",
+    "read_manifest",
     "resolve_decoder",
     "sample_indices",
+    "sample_times",
+    "trim",
 ]

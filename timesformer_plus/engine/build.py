@@ -1,13 +1,11 @@
-"""From configuration to objects: manifests, model, datasets, loss, optimizer, schedule.
+"""From configuration to what learns: model, loss, optimizer, schedule.
 
 Here the configuration is turned into plain keyword arguments; nothing below ``engine`` knows of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -17,60 +15,8 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 import timesformer_plus.models  # noqa: F401  registers the models with timm
-from timesformer_plus.data.dataset import Sampling, VideoDataset
-from timesformer_plus.data.decoders import DecoderName
-from timesformer_plus.data.manifests import Manifest, read_csv
-from timesformer_plus.data.transforms import EvalTransform, TrainTransform
-from timesformer_plus.engine.config import DataConfig, ModelConfig, OptimConfig, ScheduleConfig
-
-
-class Splits(NamedTuple):
-    """The manifests of a run; they share their classes."""
-
-    train: Manifest
-    val: Manifest
-    test: Manifest | None
-
-
-@dataclass(frozen=True)
-class ClipRecipe:
-    """How a video becomes what the model eats, stored beside the weights so that prediction does as training did.
-
-    Attributes:
-        num_frames: Frames a clip.
-        stride: Distance between them, in frames of the video.
-        sampling: ``"stride"`` or ``"segments"``, see ``DataConfig``.
-        img_size: Height and width of a clip, in pixels.
-        mean: Subtracted from the channels, for values in 0..1.
-        std: Divides the channels.
-        multi_label: Whether classes are scored one by one (sigmoid) instead of against each other (softmax).
-        num_clips: Clips a video at test time.
-        num_crops: Crops a clip at test time.
-    """
-
-    num_frames: int
-    stride: int
-    sampling: Sampling
-    img_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    multi_label: bool
-    num_clips: int = 1
-    num_crops: int = 1
-
-
-def build_manifests(data: DataConfig) -> Splits:
-    """Read the manifests of all splits; classes come from classes.txt beside the training manifest, or its labels.
-
-    Raises:
-        ValueError: A manifest is missing or malformed, a label is outside the classes, a video is not there.
-    """
-    train = read_csv(data.root / data.train, root=data.root, multi_label=data.multi_label)
-
-    def rest(name: str) -> Manifest:
-        return read_csv(data.root / name, root=data.root, classes=train.classes, multi_label=data.multi_label)
-
-    return Splits(train, rest(data.val), None if data.test is None else rest(data.test))
+from timesformer_plus.engine.config import ModelConfig, OptimConfig, ScheduleConfig
+from timesformer_plus.engine.data_config import DataConfig
 
 
 def build_model(model: ModelConfig, data: DataConfig, num_classes: int) -> nn.Module:
@@ -97,67 +43,6 @@ def build_model(model: ModelConfig, data: DataConfig, num_classes: int) -> nn.Mo
             f"model {model.name!r} cannot be made ({error}); see model.args and model.pretrained"
         ) from error
     return network
-
-
-def build_recipe(network: nn.Module, data: DataConfig, *, num_clips: int, num_crops: int) -> ClipRecipe:
-    """Settle how clips are cut: what the configuration leaves open is what the model is made for."""
-    cfg: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
-    height, width = network.patch_embed.img_size  # type: ignore[union-attr, misc]
-    num_frames: int = network.num_frames  # type: ignore[assignment]
-    return ClipRecipe(
-        num_frames=num_frames,
-        stride=data.stride,
-        sampling=data.sampling,
-        img_size=(int(height), int(width)),
-        mean=tuple(cfg["mean"]),
-        std=tuple(cfg["std"]),
-        multi_label=data.multi_label,
-        num_clips=num_clips,
-        num_crops=num_crops,
-    )
-
-
-def build_train_dataset(manifest: Manifest, recipe: ClipRecipe, data: DataConfig, *, seed: int) -> VideoDataset:
-    """Augmented clips; every random choice is a function of (seed, epoch, index)."""
-    transform = TrainTransform(
-        recipe.img_size, mean=recipe.mean, std=recipe.std, scale=data.scale, ratio=data.ratio, hflip=data.hflip
-    )
-    return VideoDataset(
-        manifest,
-        num_frames=recipe.num_frames,
-        stride=recipe.stride,
-        training=True,
-        transform=transform,
-        decoder=data.decoder,
-        sampling=recipe.sampling,
-        seed=seed,
-        cache_mb=data.cache_mb,
-        cache_dir=data.cache_dir,
-    )
-
-
-def build_test_dataset(
-    manifest: Manifest,
-    recipe: ClipRecipe,
-    *,
-    decoder: DecoderName = "auto",
-    cache_mb: int = 0,
-    cache_dir: Path | None = None,
-) -> VideoDataset:
-    """The views of every video that its score is the mean of; nothing is random."""
-    return VideoDataset(
-        manifest,
-        num_frames=recipe.num_frames,
-        stride=recipe.stride,
-        training=False,
-        transform=EvalTransform(recipe.img_size, mean=recipe.mean, std=recipe.std),
-        decoder=decoder,
-        sampling=recipe.sampling,
-        num_clips=recipe.num_clips,
-        num_crops=recipe.num_crops,
-        cache_mb=cache_mb,
-        cache_dir=cache_dir,
-    )
 
 
 def build_loss(*, multi_label: bool, label_smoothing: float = 0.0) -> nn.Module:

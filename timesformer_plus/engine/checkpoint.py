@@ -23,7 +23,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 import timesformer_plus.models  # noqa: F401  registers the models with timm
-from timesformer_plus.engine.build import ClipRecipe
+from timesformer_plus.engine.build_data import ClipRecipe
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -15,16 +15,9 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentParser
 
-from timesformer_plus.data.dataset import Sampling
-from timesformer_plus.data.decoders import DecoderName
+from timesformer_plus.engine.data_config import AugmentConfig, DataConfig, require
 
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise a ``ValueError`` with ``message`` unless ``condition`` holds."""
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -55,64 +48,6 @@ class ModelConfig:
         }
         for key in self.args:
             require(key not in homes, f"model.args.{key}: this is set by {homes.get(key)}; remove it from model.args")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The videos and how clips are cut from them.
-
-    Args:
-        root: Folder of the CSV manifests below; the paths inside a manifest are relative to it.
-        train: Manifest of the training split, with columns path and label, and optionally pair.
-        val: Manifest of the split that selects the best epoch.
-        test: Manifest of the split read once, at the end, with the best epoch's weights; null for none.
-        multi_label: Labels are sets of class names joined by ';', and every class is scored by itself.
-        decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto takes decord where it is installed, else
-            pyav.
-        num_frames: Frames a clip; null for the number the model is made for.
-        stride: Distance between the frames of a clip, in frames of the video (ignored by `sampling: segments`).
-        sampling: stride cuts a run of frames `stride` apart; segments takes one frame from each of `num_frames` equal
-            parts of the video.
-        img_size: Height and width of a clip, in pixels; null for the size the model is made for.
-        scale: Smallest and largest share of the frame's area that a training crop covers, before it is resized; null
-            keeps the scale: the frame is resized until it just covers `img_size`, and cropped at a random place.
-        ratio: Smallest and largest width / height of training crops, for `scale`.
-        hflip: Probability of mirroring a training clip. Leave it 0 where left and right are different classes.
-        num_workers: Processes that read videos ahead, in every training process; 0 reads in the training process.
-        cache_mb: Memory for decoded videos, in MB (10^6 bytes), for each split in every reading process. A video that
-            fits is decoded once by every process that reads it: with `num_workers: 0` that is once a run. With workers,
-            each of them decodes what it reads of the training split once, and the videos of an evaluation are decoded
-            anew at every evaluation, as it starts new workers. `cache_dir` keeps them across processes and runs.
-        cache_dir: Folder in which the videos that fit into `cache_mb` are kept, decoded, for later runs; null for none.
-    """
-
-    root: Path
-    train: str = "train.csv"
-    val: str = "val.csv"
-    test: str | None = "test.csv"
-    multi_label: bool = False
-    decoder: DecoderName = "auto"
-    num_frames: int | None = None
-    stride: int = 1
-    sampling: Sampling = "stride"
-    img_size: int | tuple[int, int] | None = None
-    scale: tuple[float, float] | None = None
-    ratio: tuple[float, float] = (0.75, 4 / 3)
-    hflip: float = 0.0
-    num_workers: int = 0
-    cache_mb: int = 0
-    cache_dir: Path | None = None
-
-    def __post_init__(self) -> None:
-        require(self.num_frames is None or self.num_frames > 0, f"data.num_frames={self.num_frames} is not positive")
-        require(self.stride > 0, f"data.stride={self.stride} is not positive")
-        low, high = self.scale or (1.0, 1.0)
-        require(0 < low <= high <= 1, f"data.scale={[low, high]}: give 0 < low <= high <= 1, or null")
-        low, high = self.ratio
-        require(0 < low <= high, f"data.ratio={list(self.ratio)}: give 0 < low <= high")
-        require(0 <= self.hflip <= 1, f"data.hflip={self.hflip} is not a probability")
-        require(self.num_workers >= 0, f"data.num_workers={self.num_workers} is negative")
-        require(self.cache_mb >= 0, f"data.cache_mb={self.cache_mb} is negative")
 
 
 @dataclass(frozen=True)
@@ -175,18 +110,22 @@ class EvaluationConfig:
         every: Epochs between evaluations on the validation split; 0 for the last epoch only.
         num_clips: Clips a video, evenly spaced in time.
         num_crops: Crops a clip, evenly spaced along the longer side: 1 (centre) or 3.
+        short_side: Length of the shorter side, in pixels, that frames are resized to before they are cropped; null for
+            the smallest that covers the crop.
         batch_size: Clips a forward pass, in every process; null for the share of a training batch.
     """
 
     every: int = 1
     num_clips: int = 1
     num_crops: int = 1
+    short_side: int | None = None
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         require(self.every >= 0, f"evaluation.every={self.every} is negative")
         require(self.num_clips > 0, f"evaluation.num_clips={self.num_clips} is not positive")
         require(self.num_crops > 0, f"evaluation.num_crops={self.num_crops} is not positive")
+        require(self.short_side is None or self.short_side > 0, "evaluation.short_side is not positive")
         require(self.batch_size is None or self.batch_size > 0, "evaluation.batch_size is not positive")
 
 
@@ -198,6 +137,7 @@ class TrainConfig:
         output: Folder of the run: config.yaml, environment.json, metrics.jsonl, best/, last/, and at the end
             result.json.
         data: The videos and how clips are cut from them.
+        augment: What training does to clips.
         model: The network.
         optim: The optimizer.
         schedule: The learning rate over time.
@@ -219,6 +159,7 @@ class TrainConfig:
 
     output: Path
     data: DataConfig
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

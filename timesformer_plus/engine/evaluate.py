@@ -16,12 +16,15 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from timesformer_plus.data.catalogues import read_manifest
 from timesformer_plus.data.dataset import Clip, VideoDataset
 from timesformer_plus.data.decoders import DecodeError, DecoderName
-from timesformer_plus.data.manifests import read_csv
+from timesformer_plus.data.splits import check_coverage
+from timesformer_plus.data.transforms import Normalize
 from timesformer_plus.engine.batches import evaluation_keys
-from timesformer_plus.engine.build import build_test_dataset
+from timesformer_plus.engine.build_data import build_normalize, build_test_dataset
 from timesformer_plus.engine.checkpoint import load_checkpoint
+from timesformer_plus.engine.data_config import DataConfig
 from timesformer_plus.engine.metrics import Metrics, score
 from timesformer_plus.engine.processes import join_processes, set_threads
 
@@ -44,6 +47,7 @@ class Predictions:
 def predict_views(
     model: nn.Module,
     dataset: VideoDataset,
+    normalize: Normalize,
     *,
     batch_size: int,
     num_workers: int = 0,
@@ -59,6 +63,7 @@ def predict_views(
         model: Maps (B, C, T, H, W) to logits (B, K); not wrapped for distributed training, whose forward would wait for
             the other processes.
         dataset: The videos; its ``num_views`` views of each are used.
+        normalize: Turns a batch of their pixels into the model's input.
         batch_size: Clips a forward pass, in every process.
         num_workers: Processes that read ahead, for every process.
         on_batch: Called with the number of clips after every batch.
@@ -79,7 +84,7 @@ def predict_views(
     with torch.no_grad():
         for batch in loader:
             # parameters are float64 or float32; autocast is inside the model's forward where it is on
-            logits = model(batch.video.to(weight.device, weight.dtype)).double()
+            logits = model(normalize(batch.video.to(weight.device), weight.dtype)).double()
             probabilities = logits.sigmoid() if dataset.manifest.multi_label else logits.softmax(dim=-1)
             for index, row in zip(batch.index.tolist(), probabilities.cpu(), strict=True):
                 sums[index] = sums[index] + row if index in sums else row
@@ -99,13 +104,16 @@ def predict_views(
 def evaluate(
     model: nn.Module,
     dataset: VideoDataset,
+    normalize: Normalize,
     *,
     batch_size: int,
     num_workers: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> Metrics:
     """Score a model on a data set; see ``predict_views`` for the arguments and ``metrics.score`` for the result."""
-    predictions = predict_views(model, dataset, batch_size=batch_size, num_workers=num_workers, on_batch=on_batch)
+    predictions = predict_views(
+        model, dataset, normalize, batch_size=batch_size, num_workers=num_workers, on_batch=on_batch
+    )
     return score(
         predictions.probabilities,
         predictions.targets,
@@ -119,25 +127,33 @@ def evaluate_checkpoint(
     *,
     model: Path,
     root: Path | None = None,
+    format: str = "auto",
+    target: str | None = None,
+    max_missing: float = 0.0,
     num_clips: int | None = None,
     num_crops: int | None = None,
     batch_size: int = 16,
     num_workers: int = 0,
     decoder: DecoderName = "auto",
+    image_fps: float | None = None,
     threads: int = 0,
     output: Path | None = None,
 ) -> Metrics:
     """Score a trained model on the videos of a manifest.
 
     Args:
-        manifest: CSV file with columns path and label, and optionally pair.
+        manifest: CSV file with columns path and label, or the annotations that `format` says.
         model: Checkpoint folder, such as RUN/best.
         root: Folder that the paths in the manifest are relative to; null for the manifest's own.
+        format: What the annotations are; see `data.format` of training.
+        target: What is to be told, where a data set has several kinds of label or several splits.
+        max_missing: Greatest share of the videos that may be missing; they are not scored.
         num_clips: Clips a video, evenly spaced in time; null for as many as in training's evaluation.
         num_crops: Crops a clip; null for as many as in training's evaluation.
         batch_size: Clips a forward pass, in every process.
         num_workers: Processes that read videos ahead, in every process.
         decoder: Video reader.
+        image_fps: Frames a second of videos that come as folders of images or .npy arrays.
         threads: Computing threads a process; 0 for $OMP_NUM_THREADS where it is set, else the cores shared out among
             the processes of this machine.
         output: JSON file to write the metrics to.
@@ -155,9 +171,17 @@ def evaluate_checkpoint(
     recipe = dataclasses.replace(
         recipe, num_clips=num_clips or recipe.num_clips, num_crops=num_crops or recipe.num_crops
     )
-    videos = read_csv(manifest, root=root, classes=classes, multi_label=recipe.multi_label)
-    dataset = build_test_dataset(videos, recipe, decoder=decoder)
-    metrics = evaluate(network.to(state.device), dataset, batch_size=batch_size, num_workers=num_workers)
+    # of the data's options only those that say how files are read
+    data = DataConfig(root=manifest.parent if root is None else root, decoder=decoder, image_fps=image_fps)
+    videos = read_manifest(
+        manifest, format=format, videos=data.root, classes=classes, multi_label=recipe.multi_label, target=target
+    )
+    if state.is_main_process:
+        print(check_coverage(videos, str(manifest), max_missing))
+    dataset = build_test_dataset(videos, recipe, data)
+    metrics = evaluate(
+        network.to(state.device), dataset, build_normalize(recipe), batch_size=batch_size, num_workers=num_workers
+    )
     if output is not None and state.is_main_process:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(metrics, indent=2) + "\n")

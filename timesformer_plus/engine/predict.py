@@ -10,8 +10,9 @@ from jsonargparse import ArgumentParser
 
 from timesformer_plus.data.decoders import DecodeError, DecoderName
 from timesformer_plus.data.manifests import Manifest, Sample
-from timesformer_plus.engine.build import build_test_dataset
+from timesformer_plus.engine.build_data import build_normalize, build_test_dataset
 from timesformer_plus.engine.checkpoint import load_checkpoint
+from timesformer_plus.engine.data_config import DataConfig
 from timesformer_plus.engine.evaluate import predict_views
 from timesformer_plus.engine.processes import join_processes
 
@@ -24,18 +25,20 @@ def predict(
     num_clips: int | None = None,
     num_crops: int | None = None,
     decoder: DecoderName = "auto",
+    image_fps: float | None = None,
 ) -> list[tuple[str, float]]:
     """Score one video, with the frames, size and normalisation that the model was trained with.
 
     Args:
         model: Checkpoint folder, such as RUN/best.
-        video: A video file.
+        video: A video file, a folder of frame images, or an .npy array.
         topk: How many classes to name.
         num_clips: Clips, evenly spaced in time, that the answer is the mean of; null for as many as in training's
             evaluation.
         num_crops: Crops a clip; null for as many as in training's evaluation.
-        decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto takes decord where it is installed, else
-            pyav.
+        decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto takes the fastest that is installed and
+            exact on the file.
+        image_fps: Frames a second of a video that comes as a folder of images or an .npy array.
 
     Returns:
         Class names with their probabilities in 0..1, most probable first. The probabilities of all classes sum to one,
@@ -53,8 +56,10 @@ def predict(
     )
     unknown = (0,) * len(classes) if recipe.multi_label else 0  # the true label: not looked at
     manifest = Manifest((Sample(str(video), Path(video), unknown),), classes, recipe.multi_label)
-    dataset = build_test_dataset(manifest, recipe, decoder=decoder)
-    predictions = predict_views(network.to(join_processes().device), dataset, batch_size=dataset.num_views)
+    data = DataConfig(root=Path(video).parent, decoder=decoder, image_fps=image_fps)
+    dataset = build_test_dataset(manifest, recipe, data)
+    device = join_processes().device
+    predictions = predict_views(network.to(device), dataset, build_normalize(recipe), batch_size=dataset.num_views)
     probabilities, order = predictions.probabilities[0].sort(descending=True, stable=True)
     ranked = zip(order.tolist(), probabilities.tolist(), strict=True)
     return [(classes[index], probability) for index, probability in ranked][:topk]

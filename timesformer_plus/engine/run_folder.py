@@ -3,12 +3,14 @@
 config.yaml        every option as it was used; ``--config`` reads it back
 environment.json   versions, commit, device, processes, command
 metrics.jsonl      a line for every update and every epoch
+bad_videos.csv     the videos of the training split that could not be read, if there are any
 last/ best/        checkpoints of the last finished epoch and of the best one
 result.json        the outcome; its presence says that the run is finished
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -54,6 +56,7 @@ class RunFolder:
         self._config = path / "config.yaml"
         self._environment = path / "environment.json"
         self._metrics = path / "metrics.jsonl"
+        self._bad_videos = path / "bad_videos.csv"
 
     def refuse_finished(self, overwrite: bool) -> None:
         """Stop before any work if the folder holds a finished run.
@@ -73,7 +76,7 @@ class RunFolder:
         if not self.writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        for file in (self.result, self._metrics, self._environment):
+        for file in (self.result, self._metrics, self._environment, self._bad_videos):
             file.unlink(missing_ok=True)
         for checkpoint in (self.best, self.last):
             if (checkpoint / "model.safetensors").is_file():
@@ -86,6 +89,14 @@ class RunFolder:
         if self.writes:
             with self._metrics.open("a") as file:
                 file.write(json.dumps({"event": event, **values}) + "\n")
+
+    def bad_video(self, name: str, kind: str, reason: str) -> None:
+        """Append a row to bad_videos.csv."""
+        if not self.writes:
+            return
+        is_new = not self._bad_videos.exists()
+        with self._bad_videos.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("path", "kind", "reason")] * is_new + [(name, kind, reason)])
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, the last act of a run."""

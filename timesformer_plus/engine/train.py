@@ -18,17 +18,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from timesformer_plus.data.dataset import Clip, VideoDataset
-from timesformer_plus.data.decoders import DecodeError, resolve_decoder
-from timesformer_plus.data.manifests import Manifest
+from timesformer_plus.data.decoders import DecodeError, describe_auto, resolve_decoder
+from timesformer_plus.engine.bad_videos import BadVideos, BadVideosError, default_max_bad
 from timesformer_plus.engine.batches import GlobalBatches, mix_seed
-from timesformer_plus.engine.build import (
+from timesformer_plus.engine.build import build_loss, build_model, build_optimizer, build_scheduler
+from timesformer_plus.engine.build_data import (
     ClipRecipe,
-    build_loss,
     build_manifests,
-    build_model,
-    build_optimizer,
+    build_mixer,
+    build_normalize,
     build_recipe,
-    build_scheduler,
     build_test_dataset,
     build_train_dataset,
 )
@@ -54,6 +53,7 @@ class Run(NamedTuple):
     classes: tuple[str, ...]
     recipe: ClipRecipe
     batches: GlobalBatches
+    report: tuple[str, ...]
     train_data: VideoDataset
     val_data: VideoDataset
     test_data: VideoDataset | None
@@ -67,6 +67,8 @@ class EpochStats(NamedTuple):
     loss: float
     lr: float
     seconds: float
+    bad_videos: int
+    short_videos: int
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -81,7 +83,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Raises:
         ValueError: Something does not fit; found before the first update.
-        DecodeError: A video cannot be read.
+        DecodeError: A video of the validation or the test split cannot be read; or, with `data.max_bad` 0, of any.
+        BadVideosError: More videos of the training split than `data.max_bad` cannot be read.
         NonFiniteError: The loss or the gradient is not finite; the weights are as before that update.
     """
     run = prepare(config)
@@ -121,13 +124,10 @@ def prepare(config: TrainConfig) -> Run:
     )
     torch.manual_seed(config.seed)
     network = build_model(config.model, data, len(splits.train.classes))
-    recipe = build_recipe(network, data, num_clips=config.evaluation.num_clips, num_crops=config.evaluation.num_crops)
-    data = dataclasses.replace(data, num_frames=recipe.num_frames, img_size=recipe.img_size)
-
-    def scored(manifest: Manifest) -> VideoDataset:
-        return build_test_dataset(
-            manifest, recipe, decoder=data.decoder, cache_mb=data.cache_mb, cache_dir=data.cache_dir
-        )
+    recipe = build_recipe(network, data, config.evaluation)
+    max_bad = default_max_bad(len(splits.train.samples)) if data.max_bad is None else data.max_bad
+    data = dataclasses.replace(data, num_frames=recipe.num_frames, img_size=recipe.img_size, max_bad=max_bad)
+    reading = describe_auto() if data.decoder == "auto" else f"videos are read by {data.decoder}"
 
     return Run(
         config=dataclasses.replace(config, data=data),
@@ -135,9 +135,10 @@ def prepare(config: TrainConfig) -> Run:
         classes=splits.train.classes,
         recipe=recipe,
         batches=batches,
-        train_data=build_train_dataset(splits.train, recipe, data, seed=config.seed),
-        val_data=scored(splits.val),
-        test_data=None if splits.test is None else scored(splits.test),
+        report=(*splits.report, reading),
+        train_data=build_train_dataset(splits.train, recipe, data, config.augment, seed=config.seed),
+        val_data=build_test_dataset(splits.val, recipe, data),
+        test_data=None if splits.test is None else build_test_dataset(splits.test, recipe, data),
         network=network.double() if config.precision == "fp64" else network,
         folder=folder,
     )
@@ -156,6 +157,9 @@ def _fit(run: Run, display: Display, interrupt: Interrupt) -> dict[str, Any]:
         config,
         describe_environment(device=accelerator.device, world_size=accelerator.num_processes, seed=config.seed),
     )
+    folder.log("data", report=run.report)
+    for line in run.report:
+        display.say(line)
     optimizer = build_optimizer(run.network, config.optim)
     # the scheduler is not prepared: accelerate would step it once for every process
     scheduler = build_scheduler(
@@ -178,7 +182,17 @@ def _fit(run: Run, display: Display, interrupt: Interrupt) -> dict[str, Any]:
                 _save(run, "best")
         speed = run.batches.steps_per_epoch * config.batch_size / stats.seconds
         step = (epoch + 1) * run.batches.steps_per_epoch
-        folder.log("epoch", epoch=epoch, step=step, loss=stats.loss, lr=stats.lr, clips_per_second=speed, val=val)
+        folder.log(
+            "epoch",
+            epoch=epoch,
+            step=step,
+            loss=stats.loss,
+            lr=stats.lr,
+            clips_per_second=speed,
+            bad_videos=stats.bad_videos,
+            short_videos=stats.short_videos,
+            val=val,
+        )
         display.epoch(epoch, loss=stats.loss, clips_per_second=speed, val=val)
     accelerator.wait_for_everyone()
     load_weights(folder.best, run.network)
@@ -192,6 +206,7 @@ def _fit(run: Run, display: Display, interrupt: Interrupt) -> dict[str, Any]:
         "train_seconds": seconds,
         "train_clips_per_second": steps * config.batch_size / seconds,
         "steps": steps,
+        "bad_videos": dict(trainer.bad.kinds),
     }
     folder.finish(result)
     display.result(result)
@@ -206,7 +221,13 @@ def _is_due(epoch: int, config: TrainConfig) -> bool:
 def _evaluate(run: Run, dataset: VideoDataset, display: Display, split: str) -> Metrics:
     batch_size = run.config.evaluation.batch_size or run.batches.micro_size
     with display.evaluating(split):
-        return evaluate(run.network, dataset, batch_size=batch_size, num_workers=run.config.data.num_workers)
+        return evaluate(
+            run.network,
+            dataset,
+            build_normalize(run.recipe),
+            batch_size=batch_size,
+            num_workers=run.config.data.num_workers,
+        )
 
 
 def _save(run: Run, name: str) -> None:
@@ -236,7 +257,11 @@ class Trainer:
         self.display = display
         self.interrupt = interrupt
         self.criterion = build_loss(multi_label=run.recipe.multi_label, label_smoothing=run.config.label_smoothing)
+        self.normalize = build_normalize(run.recipe)
+        self.mixer = build_mixer(run.config.augment, num_classes=len(run.classes))
         self.dtype = next(run.network.parameters()).dtype
+        self.bad = BadVideos(run.config.data.max_bad or 0)
+        self.short = 0
         self.step = 0
         self._batches = self._read()
 
@@ -255,13 +280,16 @@ class Trainer:
         self.model.train()
         start = time.perf_counter()
         total = 0.0
+        self.short = 0
+        self.bad.start_epoch()
         for _ in range(self.run.batches.steps_per_epoch):
             lr = max(group["lr"] for group in self.optimizer.param_groups)
             loss, grad_norm = self._update()
             total += loss
             self.run.folder.log("step", epoch=epoch, step=self.step, loss=loss, lr=lr, grad_norm=grad_norm)
             self.display.step(epoch, loss=loss, lr=lr)
-        return EpochStats(total / self.run.batches.steps_per_epoch, lr, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return EpochStats(total / self.run.batches.steps_per_epoch, lr, seconds, self.bad.of_epoch, self.short)
 
     def _update(self) -> tuple[float, float]:
         """One update of the weights: its loss, the mean over the global batch, and the norm of its gradient."""
@@ -270,22 +298,33 @@ class Trainer:
         torch.manual_seed(mix_seed(config.seed, "dropout", self.step, accelerator.process_index))
         total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
         indices: list[int] = []
+        short = 0
         for micro in range(config.accumulate):
             clip = next(self._batches)
             indices += clip.index.tolist()  # type: ignore[attr-defined]  # collated: one number a clip
-            video = clip.video.to(accelerator.device, self.dtype, non_blocking=True)
+            short += int(clip.short.sum())  # type: ignore[attr-defined]
+            self.bad.see(clip)
+            video = self.normalize(clip.video.to(accelerator.device, non_blocking=True), self.dtype)
             # class indices stay integers; the zeros and ones of multi-label data take the logits' type
             dtype = self.dtype if clip.target.is_floating_point() else None
             target = clip.target.to(accelerator.device, dtype, non_blocking=True)
+            if self.mixer is not None:
+                seed = mix_seed(config.seed, "mix", self.step, micro, accelerator.process_index)
+                video, target = self.mixer(video, target, seed=seed)
+                target = target.to(self.dtype)
             is_last = micro == config.accumulate - 1
             # gradients travel between processes once an update
             with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
                 loss = self.criterion(self.model(video), target) / config.accumulate
                 accelerator.backward(loss)
             total += loss.detach()
-        # an interrupt travels with the loss, so that all processes stop after the same update
-        report = torch.stack([total, total.new_tensor(float(self.interrupt.requested))])
-        mean_loss, interrupted = accelerator.reduce(report, reduction="mean").tolist()
+        # an interrupt and what there is to count travel with the loss: all processes stop after the same update
+        counts = total.new_tensor([float(self.interrupt.requested), self.bad.fresh, short])
+        reduced = accelerator.reduce(torch.cat([total[None], counts]), reduction="mean").tolist()
+        mean_loss, interrupted, bad, short_videos = reduced
+        self.short += round(short_videos * accelerator.num_processes)
+        if bad:
+            self._report_bad_videos()
         grad_norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad or math.inf).item()
         if not (math.isfinite(mean_loss) and (math.isfinite(grad_norm) or config.precision == "fp16")):
             self._stop(mean_loss, total.item(), grad_norm, indices)
@@ -296,6 +335,13 @@ class Trainer:
         if interrupted:
             raise KeyboardInterrupt
         return mean_loss, grad_norm
+
+    def _report_bad_videos(self) -> None:
+        samples = self.run.train_data.manifest.samples
+        for video in self.bad.gather():
+            self.run.folder.bad_video(samples[video.index].id, video.kind, video.reason)
+            self.display.say(f"unreadable, another video takes its place: {video.reason}")
+        self.bad.check()
 
     def _stop(self, loss: float, own_loss: float, grad_norm: float, indices: Sequence[int]) -> NoReturn:
         # the mean loss and the norm are the same in every process, so all come here together. With fp16 an overflowing
@@ -319,7 +365,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(config)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, ImportError, OSError, DecodeError, NonFiniteError) as error:
+    except (ValueError, ImportError, OSError, DecodeError, BadVideosError, NonFiniteError) as error:
         # one write a line: the processes share a terminal
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)

@@ -1,0 +1,163 @@
+"""Typed options of the data: which videos, which frames of them, and what training does to their pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from timesformer_plus.data.clip_reader import Sampling
+from timesformer_plus.data.clips import ShortPolicy
+from timesformer_plus.data.containers import Limits
+from timesformer_plus.data.decoders import DecoderName
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a ``ValueError`` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The videos and how clips are cut from them.
+
+    Args:
+        root: Folder of the annotations below; the paths inside them are relative to `videos`.
+        train: Annotations of the training split: a CSV file with columns path and label, or what `format` says.
+        val: Annotations of the split that selects the best epoch.
+        test: Annotations of the split read once, at the end, with the best epoch's weights; null for none.
+        format: What the annotations are: csv, jsonl, folder (a folder per class), webdataset (tar shards), or the name
+            of a data set such as kinetics, something_v2 or ucf101; auto tells the first four by the name.
+        videos: Folder of the videos, relative to `root`; null for `root` itself.
+        target: What is to be told, where a data set has several kinds of label or several splits (see `format`).
+        multi_label: Labels are sets of class names joined by ';', and every class is scored by itself.
+        max_missing: Greatest share of a split's videos that may be missing, or unreadable by the scan; they are left
+            out of it, and counted.
+        allow_leaks: Accept videos, or parts of one recording, that two splits share; they are counted, not refused.
+        scan: What tools/scan.py has found out about the videos: auto reads scan.csv in `videos` where there is one,
+            none reads nothing, anything else is a path.
+        exclude: File with a list of videos, one path a line, to leave out of every split; null for none.
+        max_bad: Unreadable videos that training replaces by others in an epoch, before it stops; 0 stops at the first,
+            null stands for the greater of 10 and 0.1 % of the split. Evaluation replaces none.
+        decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto takes for every file the fastest that is
+            installed and exact on it.
+        limits: What a file may ask of this machine.
+        decode_size: Length of the shorter side, in pixels, that frames are reduced to when they are decoded; null
+            keeps their size.
+        image_fps: Frames a second of videos that come as folders of images or .npy arrays.
+        num_frames: Frames a clip; null for the number the model is made for.
+        sampling: stride cuts a run of frames `stride` apart; seconds shows what is on screen `target_fps` times a
+            second; segments takes one frame from each of `num_frames` equal parts of the video.
+        stride: Distance between the frames of a clip, in frames of the video, for `sampling: stride`.
+        target_fps: Frames of a clip a second of video, for `sampling: seconds`.
+        short: What becomes of a video too short for a clip: repeat its last frame, loop it, or error.
+        img_size: Height and width of a clip, in pixels; null for the size the model is made for.
+        num_workers: Processes that read videos ahead, in every training process; 0 reads in the training process.
+        cache_dir: Folder in which decoded videos are kept, for all processes and later runs; null for none.
+        cache_mb: Size that `cache_dir` may reach, in MB (10^6 bytes). A video that no longer fits is decoded each time.
+    """
+
+    root: Path
+    train: str = "train.csv"
+    val: str = "val.csv"
+    test: str | None = "test.csv"
+    format: str = "auto"
+    videos: Path | None = None
+    target: str | None = None
+    multi_label: bool = False
+    max_missing: float = 0.0
+    allow_leaks: bool = False
+    scan: str = "auto"
+    exclude: Path | None = None
+    max_bad: int | None = None
+    decoder: DecoderName = "auto"
+    limits: Limits = field(default_factory=Limits)
+    decode_size: int | None = None
+    image_fps: float | None = None
+    num_frames: int | None = None
+    sampling: Sampling = "stride"
+    stride: int = 1
+    target_fps: float | None = None
+    short: ShortPolicy = "repeat"
+    img_size: int | tuple[int, int] | None = None
+    num_workers: int = 0
+    cache_dir: Path | None = None
+    cache_mb: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.num_frames is None or self.num_frames > 0, f"data.num_frames={self.num_frames} is not positive")
+        require(self.stride > 0, f"data.stride={self.stride} is not positive")
+        require(0 <= self.max_missing < 1, f"data.max_missing={self.max_missing} is not a share in [0, 1)")
+        require(self.max_bad is None or self.max_bad >= 0, f"data.max_bad={self.max_bad} is negative")
+        for name in ("decode_size", "image_fps"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"data.{name}={value} is not positive")
+        require(
+            (self.sampling == "seconds") == (self.target_fps is not None) and (self.target_fps or 1) > 0,
+            f"data.target_fps={self.target_fps} with data.sampling={self.sampling}: seconds needs a positive "
+            "target_fps, the others take none",
+        )
+        require(self.num_workers >= 0, f"data.num_workers={self.num_workers} is negative")
+        require(self.cache_mb >= 0, f"data.cache_mb={self.cache_mb} is negative")
+        require(
+            self.cache_mb == 0 or self.cache_dir is not None,
+            f"data.cache_mb={self.cache_mb} needs data.cache_dir, the folder that decoded videos are kept in",
+        )
+
+    @property
+    def videos_root(self) -> Path:
+        """Folder that the paths of the videos are relative to."""
+        return self.root if self.videos is None else self.root / self.videos
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What training does to clips; every choice holds for all frames of a clip.
+
+    Args:
+        scale: Smallest and largest share of the frame's area that a crop covers, before it is resized; null keeps the
+            scale: the frame is resized until it just covers `img_size`, and cropped at a random place.
+        ratio: Smallest and largest width / height of crops, for `scale`.
+        short_side: Smallest and largest length, in pixels, that the shorter side of the frame is resized to before a
+            crop of `img_size` is cut at a random place; takes the place of `scale`.
+        multi_scale: Shares of the shorter side from which width and height of a crop at a corner or in the middle are
+            drawn, such as [1, 0.875, 0.75, 0.66] (TSN); takes the place of `scale`.
+        hflip: Probability of mirroring a clip. Leave it 0 where left and right are different classes, or name those.
+        flip_pairs: Pairs of class names that a mirrored clip exchanges, such as
+            `[[Pushing left to right, Pushing right to left]]`.
+        color_jitter: Greatest relative change of brightness, contrast and saturation; 0 for none.
+        rand_augment: Operations of RandAugment a clip and their strength, as in `[2, 9]`; null for none.
+        erasing: Probability of erasing a rectangle through all frames.
+        mixup: Alpha of the Beta distribution of mixup's shares; 0 for none.
+        cutmix: The same for cutmix, whose box goes through all frames.
+        mix_prob: Probability that a batch is mixed at all.
+        mix_switch: Where both are on, the probability of cutmix.
+    """
+
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    short_side: tuple[int, int] | None = None
+    multi_scale: tuple[float, ...] | None = None
+    hflip: float = 0.0
+    flip_pairs: tuple[tuple[str, str], ...] = ()
+    color_jitter: float = 0.0
+    rand_augment: tuple[int, int] | None = None
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_prob: float = 1.0
+    mix_switch: float = 0.5
+
+    def __post_init__(self) -> None:
+        low, high = self.scale or (1.0, 1.0)
+        require(0 < low <= high <= 1, f"augment.scale={[low, high]}: give 0 < low <= high <= 1, or null")
+        low, high = self.ratio
+        require(0 < low <= high, f"augment.ratio={list(self.ratio)}: give 0 < low <= high")
+        for name in ("hflip", "erasing", "mix_prob", "mix_switch"):
+            require(0 <= getattr(self, name) <= 1, f"augment.{name}={getattr(self, name)} is not a probability")
+        for name in ("color_jitter", "mixup", "cutmix"):
+            require(getattr(self, name) >= 0, f"augment.{name}={getattr(self, name)} is negative")
+        require(
+            not self.flip_pairs or self.hflip > 0,
+            "augment.flip_pairs names classes that mirrored clips exchange, but augment.hflip is 0; set it to 0.5",
+        )
