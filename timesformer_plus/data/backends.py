@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from timesformer_plus.data.containers import INDEXED, FrameIndex
+from timesformer_plus.data.containers import FrameIndex
 from timesformer_plus.data.frame_reader import FrameReader, Frames
 from timesformer_plus.data.guard import Limits, Source
 
@@ -58,11 +58,12 @@ class DecordDecoder(IndexedDecoder):
 
     def __init__(self, source: Source, index: FrameIndex, *, limits: Limits, short_side: int | None) -> None:
         import decord
+        from decord._ffi.base import DECORDLimitReachedError
 
         if refusal := self.refuses(index):
             raise source.error(f"{refusal}; use decoder='pyav'", "unsupported")
         super().__init__(source, index, limits=limits, short_side=short_side)
-        self._errors = (RuntimeError, AssertionError, decord.DECORDError)
+        self._errors = (RuntimeError, AssertionError, ValueError, decord.DECORDError, DECORDLimitReachedError)
         try:
             # decord reads a file that is not given by name into memory.
             # The least fault_tol above 0: decord otherwise fills a damaged frame with the last good one, silently.
@@ -93,7 +94,7 @@ class DecordDecoder(IndexedDecoder):
 
 
 # decord 0.6 brings FFmpeg 4.1
-_TOO_NEW_FOR_DECORD = ("av1", "libdav1d", "vvc")
+_TOO_NEW_FOR_DECORD = ("av1", "vvc")
 
 
 class PyTorchVideoDecoder(IndexedDecoder):
@@ -109,7 +110,7 @@ class PyTorchVideoDecoder(IndexedDecoder):
     def __init__(self, source: Source, index: FrameIndex, *, limits: Limits, short_side: int | None) -> None:
         from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV
 
-        if index.container not in INDEXED:
+        if not index.seekable:
             reason = f"pytorchvideo would return wrong frames, {index.trouble}; use decoder='pyav'"
             raise source.error(reason, "unsupported")
         super().__init__(source, index, limits=limits, short_side=short_side)
@@ -143,7 +144,7 @@ class TorchCodecDecoder(IndexedDecoder):
     name = "torchcodec"
 
     def __init__(self, source: Source, index: FrameIndex, *, limits: Limits, short_side: int | None) -> None:
-        if index.container not in INDEXED:
+        if not index.seekable:
             reason = f"torchcodec would return wrong frames, {index.trouble}; use decoder='pyav'"
             raise source.error(reason, "unsupported")
         super().__init__(source, index, limits=limits, short_side=short_side)

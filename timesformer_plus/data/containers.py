@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timesformer_plus.data.guard import DecodeError, Limits, Source, admit, identify, identify_source
+from timesformer_plus.data.key_frames import is_clean_start, picture_parameters, unit_length_bytes
 
 if TYPE_CHECKING:
     import av
@@ -95,7 +96,8 @@ class FrameIndex:
         announced: Frames that the header announces; 0 where it does not say.
         seconds: Duration by the header; where it does not say, from the first frame to the end of the last.
         stream: Place of the file's first video, which is the one that is read, among all of its streams.
-        trouble: Why seeking to a frame of this file may give another one; empty where it does not.
+        seekable: Whether seeking by time finds every frame.
+        trouble: Why seeking, by time or by number, may give another frame than the one wanted; empty where it does not.
     """
 
     container: str
@@ -109,7 +111,8 @@ class FrameIndex:
     announced: int
     seconds: float
     stream: int
-    trouble: str = ""
+    seekable: bool
+    trouble: str
 
     def __len__(self) -> int:
         return len(self.times)
@@ -217,12 +220,10 @@ def _read_index(source: Source, limits: Limits) -> FrameIndex:
 
 
 def _index_packets(source: Source, container: str, opened: av.container.InputContainer, limits: Limits) -> FrameIndex:
-    from av.stream import Disposition
-
     stream = opened.streams.video[0]
     packets, first = _read_packets(source, opened, limits)
     shown = np.sort(packets.time[~packets.hidden])
-    if first is None or not len(shown):
+    if first is None or first.pts is None or not len(shown):
         raise source.error("holds no frame that can be decoded; copy it again", "damaged")
     # A file that is cut off still has the header of the whole. So has one whose edit list leaves out frames, but that
     # one's duration counts only what is shown. Half a frame of slack: the last one's duration is often a guess.
@@ -230,23 +231,46 @@ def _index_packets(source: Source, container: str, opened: av.container.InputCon
     end = (packets.time + 1.5 * packets.duration).max() - start
     if len(packets.time) < stream.frames and end < (stream.duration or 0):
         raise source.error(f"is cut off after {len(packets.time)} of {stream.frames} frames; copy it again", "cut off")
-    # cover art is a video stream of its own in mp4 and mov
-    videos = sum(not video.disposition & Disposition.attached_pic for video in opened.streams.video)
-    trouble = ""
-    if len(shown) < max(len(packets.time), stream.frames):
-        trouble = "an edit list hides frames"
-    elif videos > 1:
-        trouble = f"of its {videos} videos, the first is not always taken for the main one"
-    elif packets.has_open_groups():
-        trouble = "some frames depend on a key frame that comes after them (open GOP)"
+    seekable, trouble = _trouble(opened, packets, shown, first.pts)
+    # what comes before the first frame that can be decoded is no frame of a sequential decode
+    shown = shown[shown >= first.pts]
     keys = np.empty((0, 2), np.int64)
-    if (np.diff(shown) > 0).all():
+    if (np.diff(shown) > 0).all() and not packets.untimed:
         # mov files are sought by the time of decoding, matroska by that of showing
         seek_to = packets.decoded if container == "mov" else packets.time
-        keys = np.stack([packets.time, seek_to], axis=1)[packets.key]
+        keys = np.stack([packets.time, seek_to], axis=1)[packets.key & (packets.time >= first.pts)]
         keys = keys[np.argsort(keys[:, 0], kind="stable")]
     times = FrameTimes(shown - start, stream.time_base or Fraction(0))
-    return _checked_index(source, container, stream, first, times, limits, keys=keys, trouble=trouble)
+    return _checked_index(
+        source, container, stream, first, times, limits, keys=keys, seekable=seekable, trouble=trouble
+    )
+
+
+def _trouble(
+    opened: av.container.InputContainer, packets: _Packets, shown: NDArray[np.int64], first: int
+) -> tuple[bool, str]:
+    """Whether seeking by time finds every frame, and what makes seeking by number, or by either, miss some."""
+    from av.stream import Disposition
+
+    if first != shown[0]:
+        return False, "it begins in the middle of a group of pictures"
+    if packets.untimed or not (np.diff(shown) > 0).all():
+        return False, "some frames have no time of their own"
+    if packets.unclean:
+        return False, "some key frames show the whole picture only later (intra refresh)"
+    if packets.invisible:
+        return False, "its codec hides frames"
+    if len(shown) < max(len(packets.time), opened.streams.video[0].frames):
+        return True, "an edit list hides frames"
+    # cover art is a video stream of its own in mp4 and mov
+    videos = sum(not video.disposition & Disposition.attached_pic for video in opened.streams.video)
+    if videos > 1:
+        return True, f"of its {videos} videos, the first is not always taken for the main one"
+    if packets.has_open_groups():
+        return True, "some frames depend on a key frame that comes after them (open GOP)"
+    if packets.sizes > 1:
+        return True, "its pictures change their size"
+    return True, ""
 
 
 def _index_by_decoding(
@@ -265,7 +289,7 @@ def _index_by_decoding(
     times = FrameTimes(np.arange(count, dtype=np.int64), tick)
     trouble = f"{container} files have no exact index"
     keys = np.empty((0, 2), np.int64)
-    return _checked_index(source, container, stream, first, times, limits, keys=keys, trouble=trouble)
+    return _checked_index(source, container, stream, first, times, limits, keys=keys, seekable=False, trouble=trouble)
 
 
 def _checked_index(
@@ -277,6 +301,7 @@ def _checked_index(
     limits: Limits,
     *,
     keys: NDArray[np.int64],
+    seekable: bool,
     trouble: str,
 ) -> FrameIndex:
     # counter-clockwise, as FFmpeg and numpy count; players do not show other angles either
@@ -288,7 +313,7 @@ def _checked_index(
     limits.check(source.path, "max_seconds", seconds, f"{seconds:,.0f} seconds")
     return FrameIndex(
         container=container,
-        codec=stream.codec_context.name,
+        codec=stream.codec_context.codec.canonical_name,
         size=(height, width),
         turns=turns,
         times=times,
@@ -298,25 +323,33 @@ def _checked_index(
         announced=stream.frames,
         seconds=seconds,
         stream=stream.index,
+        seekable=seekable,
         trouble=trouble,
     )
 
 
 class _Packets(NamedTuple):
-    """The coded frames of a stream in the order of decoding: times in ticks, int64, and flags, bool; each (N,)."""
+    """The coded frames of a stream in the order of decoding: times in ticks, int64, and flags, bool; each (N,).
+
+    ``key`` marks the packets that decoding can begin at, ``unclean`` counts those that only claim it; ``invisible``
+    counts what the codec itself never shows, ``untimed`` what has no presentation time, ``sizes`` the different
+    parameters of pictures that key frames bring along.
+    """
 
     time: NDArray[np.int64]
     decoded: NDArray[np.int64]
     duration: NDArray[np.int64]
     key: NDArray[np.bool_]
     hidden: NDArray[np.bool_]
+    unclean: int
+    invisible: int
+    untimed: int
+    sizes: int
 
     def has_open_groups(self) -> bool:
         """Whether a key frame, other than the first, is followed by a frame shown before it."""
-        key_times = np.where(self.key, self.time, self.time[0])
-        key_times[0] = self.time[0]
-        # every frame's last key frame; times of key frames ascend in the order of decoding
-        last = np.maximum.accumulate(key_times)
+        # of every frame, the last key frame; times of key frames ascend in the order of decoding
+        last = np.maximum.accumulate(np.where(self.key, self.time, self.time[0]))
         return bool(((self.time < last) & (last != self.time[0])).any())
 
 
@@ -324,24 +357,37 @@ def _read_packets(
     source: Source, opened: av.container.InputContainer, limits: Limits
 ) -> tuple[_Packets, av.VideoFrame | None]:
     """All packets of the first video, and the first frame that can be decoded."""
-    import av
-
     stream = opened.streams.video[0]
+    codec = stream.codec_context.codec.canonical_name
+    length_bytes = unit_length_bytes(codec, stream.codec_context.extradata)
     first: av.VideoFrame | None = None
+    unclean = invisible = untimed = 0
+    sizes: set[bytes] = set()
     # five numbers a packet, flat: an hour of video has 100,000 packets
     rows = array("q")
     for packet in opened.demux(stream):
+        if packet.has_sidedata("encryption_info"):
+            raise source.error("is encrypted; decrypt it first, or leave it out", "unsupported")
         if first is None:
-            # what cannot be decoded is told when it is asked for; here any frame will do
-            with suppress(av.FFmpegError):
-                first = next(iter(packet.decode()), None)
+            first = next(iter(packet.decode()), None)
         if not packet.size:
             continue
+        key, hidden = packet.is_keyframe, packet.is_discard
+        if key:
+            sizes.add(picture_parameters(codec, memoryview(packet), length_bytes))
+            key = is_clean_start(codec, memoryview(packet), length_bytes)
+            unclean += not key
+        # VP8: a flag of the frame's first byte; its alternate references have packets of their own
+        if codec == "vp8" and not memoryview(packet)[0] & 0x10:
+            hidden = True
+            invisible += 1
+        untimed += packet.pts is None
         # without a presentation time the frame is presented when it is decoded
         time = packet.pts if packet.pts is not None else packet.dts or 0
         decoded = packet.dts if packet.dts is not None else time
-        rows.extend((time, decoded, packet.duration or 0, packet.is_keyframe, packet.is_discard))
+        rows.extend((time, decoded, packet.duration or 0, key, hidden))
         limits.check(source.path, "max_frames", len(rows) // 5, f"{len(rows) // 5:,} frames or more")
     table = np.frombuffer(rows, np.int64).reshape(-1, 5)
     time, decoded, duration, key, hidden = table.T
-    return _Packets(time, decoded, duration, key.astype(bool), hidden.astype(bool)), first
+    flags = key.astype(bool), hidden.astype(bool)
+    return _Packets(time, decoded, duration, *flags, unclean, invisible, untimed, len(sizes - {b""})), first

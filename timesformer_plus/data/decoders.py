@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, Protocol, cast, get_args
 
 from timesformer_plus.data.backends import DecordDecoder, PyTorchVideoDecoder, TorchCodecDecoder, load_torchcodec
-from timesformer_plus.data.containers import INDEXED, FrameIndex, index_source
+from timesformer_plus.data.containers import FrameIndex, index_source
 from timesformer_plus.data.frame_reader import Frames
 from timesformer_plus.data.guard import DecodeError, Limits, admit
 from timesformer_plus.data.pyav_decoder import PyAVDecoder
@@ -170,14 +170,18 @@ def describe_auto() -> str:
     resolve_decoder("auto")
     seeking = [name for name in ("decord", "torchcodec") if _loads(name)]
     if not seeking:
-        return "auto: PyAV reads everything (neither decord nor torchcodec can be loaded here)"
-    exact = "mp4, mov, mkv and webm"
+        return "auto: PyAV reads every video (neither decord nor torchcodec can be loaded here)"
     parts = {
-        "decord": f"decord reads {exact} where it is exact",
-        "torchcodec": f"torchcodec {'the rest of these' if 'decord' in seeking else f'reads {exact}'}",
+        "decord": "decord reads mp4, mov, mkv and webm where it is exact",
+        "torchcodec": f"torchcodec {'the others' if 'decord' in seeking else 'reads mp4, mov, mkv and webm'}",
     }
-    return f"auto: {', '.join(parts[name] for name in seeking)}, PyAV everything else"
+    listed = ", ".join(parts[name] for name in seeking)
+    return f"auto: {listed}, PyAV other files and those of more than {_LONG:,} frames"
 
+
+# Frames. Opening a video costs decord and torchcodec a pass over the whole file each time (0.35 s and 0.7 s for 36,000
+# frames of 320x240), PyAV only the first time, as the index is kept.
+_LONG = 10_000
 
 _DECODERS: dict[str, Callable[..., Decoder]] = {
     "decord": DecordDecoder,
@@ -197,9 +201,11 @@ _MODULES = {
 
 def _choose(index: FrameIndex) -> DecoderName:
     """By what the file is and what is installed, never by what failed: so it stays the same in all workers of a run."""
+    if len(index) > _LONG:
+        return "pyav"
     if _loads("decord") and not DecordDecoder.refuses(index):
         return "decord"
-    if index.container in INDEXED and _loads("torchcodec"):
+    if index.seekable and _loads("torchcodec"):
         return "torchcodec"
     return "pyav"
 

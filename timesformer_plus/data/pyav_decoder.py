@@ -40,7 +40,7 @@ class PyAVDecoder(IndexedDecoder):
         reformatter = VideoReformatter()
         found = self._by_time(wanted) if len(self._index.keys) else self._by_count(wanted)
         for _, frame in found:
-            picture = reformatter.reformat(frame, format="rgb24").to_ndarray()
+            picture = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
             yield upright(cast(Frames, picture)[None], self._index.turns)
 
     def _by_count(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
