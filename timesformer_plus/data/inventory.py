@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from timesformer_plus.data.stills import IMAGE_SUFFIXES
+
 # Sets are published as one of these and kept as another; where two files differ in the suffix alone, the earlier wins.
 VIDEO_SUFFIXES = (
     ".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".asf", ".3gp", ".npy",
 )  # fmt: skip
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-# A path without any of these marks is in normal form, stays below the root and needs no closer look.
-_MARKED = re.compile(r"^\s*$|^/|//|/$|(?:^|/)\.\.?(?:/|$)|[\\:\0]")
+# Most paths are of this form: in normal form, below the root, and in no need of a closer look.
+_PLAIN = re.compile(r"[^\s./\\:\0][^/\\:\0]*(?:/[^./\\:\0][^/\\:\0]*)*")
 
 
 def inside(text: str, root: Path, where: str) -> str:
@@ -31,7 +32,7 @@ def inside(text: str, root: Path, where: str) -> str:
         ValueError: The path is empty, holds a NUL, is absolute or climbs out of ``root``, by the rules of POSIX or of
             Windows (``C:x``, ``\\host\x``, ``..\x``), so that a manifest means the same everywhere.
     """
-    if not _MARKED.search(text):
+    if _PLAIN.fullmatch(text):
         return text
     if not text.strip():
         raise ValueError(f"{where}: the path is empty; give the video's path relative to {root}")
@@ -93,7 +94,9 @@ class Inventory:
         if folder not in self._frames:
             # not by names(): a hundred thousand folders of frames would keep the names of all their images in memory
             with os.scandir(self.root / folder) as entries:
-                self._frames[folder] = any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries)
+                self._frames[folder] = any(
+                    entry.name[0] != "." and entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries
+                )
         return self._frames[folder]
 
     def find(self, folders: Iterable[str], stems: Iterable[str]) -> str | None:

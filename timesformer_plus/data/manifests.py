@@ -220,11 +220,12 @@ def _assemble(
     inventory = Inventory(root)
     collector = Collector(path)
     pairs = Counter(row.pair for row in rows if row.pair)
+    source = str(path)  # made once: there may be millions of rows
     for row in rows:
-        where = f"{path}, row {row.line}"
-        name = inside(row.path, root, where)
-        part = "" if row.end is None else f"{row.end:.12g}"
-        sample_id = name if row.start == 0 and row.end is None else f"{name}#t={row.start:.12g},{part}"
+        where = f"{source}, row {row.line}"
+        sample_id = name = inside(row.path, root, where)
+        if row.start or row.end is not None:
+            sample_id += f"#t={row.start:.12g},{'' if row.end is None else format(row.end, '.12g')}"
         indices = [vocabulary.index(label, where) for label in row.labels]
         if pairs[row.pair] == 1:
             raise ValueError(f"{where}: pair {row.pair!r} has no second row; add its partner or leave it empty")
