@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from timesformer_plus.data.guard import DecodeError, Limits, Source, admit, identify, identify_source
-from timesformer_plus.data.key_frames import is_clean_start, picture_parameters, unit_length_bytes
+from timesformer_plus.data.packets import Packets, read_packets
 
 if TYPE_CHECKING:
     import av
@@ -221,7 +221,7 @@ def _read_index(source: Source, limits: Limits) -> FrameIndex:
 
 def _index_packets(source: Source, container: str, opened: av.container.InputContainer, limits: Limits) -> FrameIndex:
     stream = opened.streams.video[0]
-    packets, first = _read_packets(source, opened, limits)
+    packets, first = read_packets(source, opened, limits)
     shown = np.sort(packets.time[~packets.hidden])
     if first is None or first.pts is None or not len(shown):
         raise source.error("holds no frame that can be decoded; copy it again", "damaged")
@@ -247,7 +247,7 @@ def _index_packets(source: Source, container: str, opened: av.container.InputCon
 
 
 def _trouble(
-    opened: av.container.InputContainer, packets: _Packets, shown: NDArray[np.int64], first: int
+    opened: av.container.InputContainer, packets: Packets, shown: NDArray[np.int64], first: int
 ) -> tuple[bool, str]:
     """Whether seeking by time finds every frame, and what makes seeking by number, or by either, miss some."""
     from av.stream import Disposition
@@ -277,16 +277,22 @@ def _index_by_decoding(
     source: Source, container: str, opened: av.container.InputContainer, limits: Limits
 ) -> FrameIndex:
     stream = opened.streams.video[0]
-    first, count = None, 0
+    first: av.VideoFrame | None = None
+    shown = array("q")
+    untimed = False
     for frame in opened.decode(stream):
         first = first or frame
-        count += 1
-        limits.check(source.path, "max_frames", count, f"{count:,} frames or more")
+        untimed = untimed or frame.pts is None
+        shown.append(frame.pts or 0)
+        limits.check(source.path, "max_frames", len(shown), f"{len(shown):,} frames or more")
     if first is None:
         raise source.error("holds no frame that can be decoded; copy it again", "damaged")
-    # evenly spaced: raw MPEG-4 in AVI, for one, has no times, and nobody seeks by these
-    tick = 1 / stream.average_rate if stream.average_rate else stream.time_base or Fraction(0)
-    times = FrameTimes(np.arange(count, dtype=np.int64), tick)
+    ticks, tick = np.frombuffer(shown, np.int64), stream.time_base or Fraction(0)
+    if untimed or not (np.diff(ticks) > 0).all():
+        # raw MPEG-4 in AVI, for one, has no times of its own: evenly spaced then
+        ticks = np.arange(len(shown), dtype=np.int64)
+        tick = 1 / stream.average_rate if stream.average_rate else tick
+    times = FrameTimes(ticks - ticks[0], tick)
     trouble = f"{container} files have no exact index"
     keys = np.empty((0, 2), np.int64)
     return _checked_index(source, container, stream, first, times, limits, keys=keys, seekable=False, trouble=trouble)
@@ -309,7 +315,7 @@ def _checked_index(
     height, width = (first.width, first.height) if turns % 2 else (first.height, first.width)
     limits.check(source.path, "max_pixels", height * width, f"frames of {height}x{width} pixels")
     fps = float(stream.average_rate or 0)
-    seconds = float((stream.duration or 0) * times.tick) or times[len(times) - 1] + (1 / fps if fps else 0)
+    seconds = float((stream.duration or 0) * (stream.time_base or 0)) or times[len(times) - 1] + (1 / fps if fps else 0)
     limits.check(source.path, "max_seconds", seconds, f"{seconds:,.0f} seconds")
     return FrameIndex(
         container=container,
@@ -326,68 +332,3 @@ def _checked_index(
         seekable=seekable,
         trouble=trouble,
     )
-
-
-class _Packets(NamedTuple):
-    """The coded frames of a stream in the order of decoding: times in ticks, int64, and flags, bool; each (N,).
-
-    ``key`` marks the packets that decoding can begin at, ``unclean`` counts those that only claim it; ``invisible``
-    counts what the codec itself never shows, ``untimed`` what has no presentation time, ``sizes`` the different
-    parameters of pictures that key frames bring along.
-    """
-
-    time: NDArray[np.int64]
-    decoded: NDArray[np.int64]
-    duration: NDArray[np.int64]
-    key: NDArray[np.bool_]
-    hidden: NDArray[np.bool_]
-    unclean: int
-    invisible: int
-    untimed: int
-    sizes: int
-
-    def has_open_groups(self) -> bool:
-        """Whether a key frame, other than the first, is followed by a frame shown before it."""
-        # of every frame, the last key frame; times of key frames ascend in the order of decoding
-        last = np.maximum.accumulate(np.where(self.key, self.time, self.time[0]))
-        return bool(((self.time < last) & (last != self.time[0])).any())
-
-
-def _read_packets(
-    source: Source, opened: av.container.InputContainer, limits: Limits
-) -> tuple[_Packets, av.VideoFrame | None]:
-    """All packets of the first video, and the first frame that can be decoded."""
-    stream = opened.streams.video[0]
-    codec = stream.codec_context.codec.canonical_name
-    length_bytes = unit_length_bytes(codec, stream.codec_context.extradata)
-    first: av.VideoFrame | None = None
-    unclean = invisible = untimed = 0
-    sizes: set[bytes] = set()
-    # five numbers a packet, flat: an hour of video has 100,000 packets
-    rows = array("q")
-    for packet in opened.demux(stream):
-        if packet.has_sidedata("encryption_info"):
-            raise source.error("is encrypted; decrypt it first, or leave it out", "unsupported")
-        if first is None:
-            first = next(iter(packet.decode()), None)
-        if not packet.size:
-            continue
-        key, hidden = packet.is_keyframe, packet.is_discard
-        if key:
-            sizes.add(picture_parameters(codec, memoryview(packet), length_bytes))
-            key = is_clean_start(codec, memoryview(packet), length_bytes)
-            unclean += not key
-        # VP8: a flag of the frame's first byte; its alternate references have packets of their own
-        if codec == "vp8" and not memoryview(packet)[0] & 0x10:
-            hidden = True
-            invisible += 1
-        untimed += packet.pts is None
-        # without a presentation time the frame is presented when it is decoded
-        time = packet.pts if packet.pts is not None else packet.dts or 0
-        decoded = packet.dts if packet.dts is not None else time
-        rows.extend((time, decoded, packet.duration or 0, key, hidden))
-        limits.check(source.path, "max_frames", len(rows) // 5, f"{len(rows) // 5:,} frames or more")
-    table = np.frombuffer(rows, np.int64).reshape(-1, 5)
-    time, decoded, duration, key, hidden = table.T
-    flags = key.astype(bool), hidden.astype(bool)
-    return _Packets(time, decoded, duration, *flags, unclean, invisible, untimed, len(sizes - {b""})), first

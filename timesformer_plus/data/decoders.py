@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, cast, get_args
@@ -123,7 +124,8 @@ def open_video(
     limits = limits or Limits()
     if fps is not None and not 0 < fps < float("inf"):
         raise ValueError(f"fps={fps}: must be above 0, or None where nobody knows")
-    if member is None and path.is_dir():
+    # unlike path.is_dir(), this does not fail where the system does not tell; the guard says why
+    if member is None and os.path.isdir(path):
         return ImagesDecoder(path, fps=fps, limits=limits, short_side=short_side)
     if path.suffix.lower() == ".npy" and member is None:
         return ArrayDecoder(path, fps=fps, limits=limits, short_side=short_side)

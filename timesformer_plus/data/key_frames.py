@@ -1,8 +1,8 @@
 """What the coded bytes of a key frame say: whether decoding can begin there, and whether the picture changes its size.
 
-Containers mark more key frames than decoding can begin at: H.264 and HEVC know points from which the picture only builds
-up, slice by slice (intra refresh, as live encoders write). A decoder that seeks to one shows what has not been built
-yet, and does not say so.
+Containers mark more key frames than decoding can begin at: H.264 and HEVC know points from which the picture only
+builds up, slice by slice (intra refresh, as live encoders write). A decoder that seeks to one shows what has not been
+built yet, and does not say so.
 """
 
 from __future__ import annotations

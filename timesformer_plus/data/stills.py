@@ -5,6 +5,7 @@ Neither has times. The caller gives the frame rate; without one, frames can be r
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -78,10 +79,9 @@ class ArrayDecoder(FrameReader):
     def __init__(self, path: Path, *, fps: float | None, limits: Limits, short_side: int | None) -> None:
         source = admit(path, limits=limits)
         try:
-            self._array = np.load(source.path, mmap_mode="r", allow_pickle=False)
+            self._array = np.lib.format.open_memmap(source.path, mode="r")
         except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
-            # np.load's text for damage speaks of pickles
-            reason = "is no whole .npy file of plain numbers; write it with np.save(path, frames)"
+            reason = f"is no whole .npy file of plain numbers ({error}); write it with np.save(path, frames)"
             raise DecodeError(path, reason, "damaged") from error
         array = self._array
         if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
@@ -113,35 +113,41 @@ def _even_times(path: Path, count: int, fps: float) -> FrameTimes:
 
 
 def _numbered_images(folder: Path, limits: Limits) -> list[Path]:
-    numbered: dict[int, Path] = {}
-    suffixes = set()
+    """The images in the order of their numbers."""
     try:
-        names = sorted(entry.name for entry in folder.iterdir())
+        names = sorted(os.listdir(folder))
     except OSError as error:
         raise DecodeError(folder, f"cannot be read ({error.strerror})", "no access") from error
+    numbered: dict[int, str] = {}
+    series: dict[tuple[str, ...], str] = {}
     for name in names:
-        file = folder / name
-        if name.startswith(".") or file.suffix.lower() not in IMAGE_SUFFIXES:
+        stem, suffix = os.path.splitext(name)
+        if name.startswith(".") or suffix.lower() not in IMAGE_SUFFIXES:
             continue
-        digits = re.findall(r"\d+", file.stem)
-        if not digits:
-            raise DecodeError(folder, f"{name!r} has no number; name frames like 00001{file.suffix}", "unsupported")
-        number = int(digits[-1])
-        if number in numbered:
-            reason = f"{numbered[number].name!r} and {name!r} have the same number; one folder must hold one video"
+        parts = _LAST_NUMBER.fullmatch(stem)
+        if parts is None:
+            raise DecodeError(folder, f"{name!r} has no number; name frames like 00001{suffix}", "unsupported")
+        before, digits, after = parts.groups()
+        series.setdefault((before, after, suffix.lower()), name)
+        if len(series) > 1 or int(digits) in numbered:
+            other = next(iter(series.values())) if len(series) > 1 else numbered[int(digits)]
+            reason = f"holds several series of images, {other!r} and {name!r}; give every video a folder of its own"
             raise DecodeError(folder, reason, "unsupported")
-        numbered[number] = file
-        suffixes.add(file.suffix.lower())
+        numbered[int(digits)] = name
+        limits.check(folder, "max_frames", len(numbered), f"{len(numbered):,} images or more")
     if not numbered:
         reason = f"is a folder without frame images ({', '.join(IMAGE_SUFFIXES)}); give a video file, or such a folder"
         raise DecodeError(folder, reason, "not a file")
-    limits.check(folder, "max_frames", len(numbered), f"{len(numbered):,} images")
     first, last = min(numbered), max(numbered)
     if last - first + 1 != len(numbered):
         lost = next(number for number in range(first, last) if number not in numbered)
-        reason = f"frame {lost} is missing between {numbered[first].name!r} and {numbered[last].name!r}; copy it again"
+        reason = f"frame {lost} is missing between {numbered[first]!r} and {numbered[last]!r}; copy it again"
         raise DecodeError(folder, reason, "cut off")
-    return [numbered[number] for number in range(first, last + 1)]
+    return [folder / numbered[number] for number in range(first, last + 1)]
+
+
+# the last run of digits, and what stands before and after it
+_LAST_NUMBER = re.compile(r"(.*?)([0-9]+)([^0-9]*)", re.DOTALL)
 
 
 def _image_size(file: Path, limits: Limits) -> tuple[int, int]:
@@ -151,6 +157,9 @@ def _image_size(file: Path, limits: Limits) -> tuple[int, int]:
 
 def _read_image(file: Path, limits: Limits) -> Frames:
     with _opened_image(file, limits) as image:
+        if image.mode[0] in "IF":
+            # PIL would cut everything above 255
+            raise DecodeError(file, f"has more than 8 bits a colour ({image.mode}); save it with 8", "unsupported")
         return np.asarray(image.convert("RGB"))[None]
 
 

@@ -1,0 +1,81 @@
+"""The coded frames of a video as its container lists them: when each is shown, and where decoding can begin."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timesformer_plus.data.guard import Limits, Source
+from timesformer_plus.data.key_frames import is_clean_start, picture_parameters, unit_length_bytes
+
+if TYPE_CHECKING:
+    import av
+    import av.container
+
+
+class Packets(NamedTuple):
+    """The coded frames of a stream in the order of decoding: times in ticks, int64, and flags, bool; each (N,).
+
+    ``key`` marks the packets that decoding can begin at, ``unclean`` counts those that only claim it; ``invisible``
+    counts what the codec itself never shows, ``untimed`` what has no presentation time, ``sizes`` the different
+    parameters of pictures that key frames bring along.
+    """
+
+    time: NDArray[np.int64]
+    decoded: NDArray[np.int64]
+    duration: NDArray[np.int64]
+    key: NDArray[np.bool_]
+    hidden: NDArray[np.bool_]
+    unclean: int
+    invisible: int
+    untimed: int
+    sizes: int
+
+    def has_open_groups(self) -> bool:
+        """Whether a key frame, other than the first, is followed by a frame shown before it."""
+        # of every frame, the last key frame; times of key frames ascend in the order of decoding
+        last = np.maximum.accumulate(np.where(self.key, self.time, self.time[0]))
+        return bool(((self.time < last) & (last != self.time[0])).any())
+
+
+def read_packets(
+    source: Source, opened: av.container.InputContainer, limits: Limits
+) -> tuple[Packets, av.VideoFrame | None]:
+    """All packets of the first video, and the first frame that can be decoded."""
+    stream = opened.streams.video[0]
+    codec = stream.codec_context.codec.canonical_name
+    length_bytes = unit_length_bytes(codec, stream.codec_context.extradata)
+    first: av.VideoFrame | None = None
+    unclean = invisible = untimed = 0
+    sizes: set[bytes] = set()
+    # five numbers a packet, flat: an hour of video has 100,000 packets
+    rows = array("q")
+    for packet in opened.demux(stream):
+        if packet.has_sidedata("encryption_info"):
+            raise source.error("is encrypted; decrypt it first, or leave it out", "unsupported")
+        if first is None:
+            first = next(iter(packet.decode()), None)
+        if not packet.size:
+            continue
+        key, hidden = packet.is_keyframe, packet.is_discard
+        if key:
+            sizes.add(picture_parameters(codec, memoryview(packet), length_bytes))
+            key = is_clean_start(codec, memoryview(packet), length_bytes)
+            unclean += not key
+        # VP8: a flag of the frame's first byte; its alternate references have packets of their own
+        if codec == "vp8" and not memoryview(packet)[0] & 0x10:
+            hidden = True
+            invisible += 1
+        untimed += packet.pts is None
+        # without a presentation time the frame is presented when it is decoded
+        time = packet.pts if packet.pts is not None else packet.dts or 0
+        decoded = packet.dts if packet.dts is not None else time
+        rows.extend((time, decoded, packet.duration or 0, key, hidden))
+        limits.check(source.path, "max_frames", len(rows) // 5, f"{len(rows) // 5:,} frames or more")
+    table = np.frombuffer(rows, np.int64).reshape(-1, 5)
+    time, decoded, duration, key, hidden = table.T
+    flags = key.astype(bool), hidden.astype(bool)
+    return Packets(time, decoded, duration, *flags, unclean, invisible, untimed, len(sizes - {b""})), first
