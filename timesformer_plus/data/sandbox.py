@@ -1,35 +1,26 @@
-"""Run a function on one file after another, each in a process of its own that may hang, crash or eat memory.
+"""Run a function on one file after another, in processes that may hang, crash or eat memory.
 
 A video decoder is C code that reads what strangers wrote. One file that makes it spin, fall over or ask for 40 GB must
 cost one answer, not the scan. Importing torch takes seconds, so processes are not started anew: a helper process
-imports what is needed once, stays single-threaded, and forks one cheap child for every call.
+imports what is needed once, stays single-threaded, and forks its workers. A worker takes one call after another for as
+long as all is well; a call of which anything else comes is made again in a worker of its own, so that no file is blamed
+for what the one before it has left behind.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
-import selectors
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 Notes = dict[str, Any]
 Status = Literal["done", "hang", "crash", "memory", "error"]
-# what a call says is read in pieces of this many bytes
-_PIECE = 1 << 16
-# a function that says more than this, in bytes, has lost its way
-_MAX_SAID = 1 << 20
-# seconds that a killed process has to go
-_GRACE = 5.0
 
 
 class Outcome(NamedTuple):
@@ -52,12 +43,13 @@ class Outcome(NamedTuple):
 
 
 class Sandbox:
-    """A helper process that calls one function, every call in a fork of its own; use it as a context manager.
+    """A helper process that calls one function in forks of itself; use it as a context manager.
 
     Args:
         function: Called as ``function(note, *arguments)``. Whatever it passes to ``note`` (a dictionary that JSON can
-            hold) is kept even if it dies later; what it returns is not. Found by its module and name, so it must be
-            defined at the top of an importable module.
+            hold) is kept even if it dies later. It returns whether all is well; if not, and if it was not the first
+            call of its process, it is made again in a new one. Found by its module and name, so it must be defined at
+            the top of an importable module.
         jobs: Calls at the same time.
         max_seconds: Longest time of a call, by the clock and in computing time, in seconds.
         max_memory_mb: Memory that a call may ask for beyond what its process starts with, in MB (10^6 bytes). Enforced
@@ -70,7 +62,7 @@ class Sandbox:
 
     def __init__(
         self,
-        function: Callable[..., None],
+        function: Callable[..., object],
         *,
         jobs: int,
         max_seconds: float,
@@ -97,7 +89,7 @@ class Sandbox:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._helper = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+            [sys.executable, "-c", f"from {__name__}_helper import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
@@ -164,167 +156,3 @@ class Sandbox:
         pipe = cast(Any, self._helper).stdin
         pipe.write(json.dumps(message).encode() + b"\n")
         pipe.flush()
-
-
-@dataclass
-class _Call:
-    """A child at work, seen from the helper."""
-
-    key: int
-    pid: int
-    pipe: int
-    start: float
-    deadline: float
-    said: bytearray = field(default_factory=bytearray)
-    is_late: bool = False
-
-
-def serve() -> None:
-    """Be the helper: read calls from stdin, answer on stdout. Ends, with all its children, when stdin does."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not end up between the answers
-    plan = json.loads(os.fdopen(os.dup(0), "rb", buffering=0).readline())  # unbuffered: the rest is for select
-    for name in plan["preload"]:
-        # which libraries are missing or broken here is for the function to find out
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
-    module, name = plan["function"]
-    helper = _Helper(getattr(importlib.import_module(module), name), plan, answers)
-    try:
-        while helper.turn():
-            pass
-    finally:
-        helper.kill()
-
-
-class _Helper:
-    def __init__(self, function: Callable[..., None], plan: Notes, answers: BinaryIO) -> None:
-        self.function, self.plan, self.answers = function, plan, answers
-        self.waiting: list[Notes] = []
-        self.running: dict[int, _Call] = {}  # by the pipe that they speak into
-        self.unread = b""
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(0, selectors.EVENT_READ)
-
-    def turn(self) -> bool:
-        """Start what may start, wait for the next thing to happen, and say whether there can be more."""
-        while self.waiting and len(self.running) < self.plan["jobs"]:
-            call = _fork(self.waiting.pop(0), self.function, self.plan)
-            self.running[call.pipe] = call
-            self.selector.register(call.pipe, selectors.EVENT_READ)
-        next_deadline = min((call.deadline for call in self.running.values()), default=None)
-        for ready, _ in self.selector.select(None if next_deadline is None else max(0, next_deadline - _now())):
-            piece = os.read(ready.fd, _PIECE)
-            if ready.fd != 0:
-                call = self.running[ready.fd]
-                call.said += piece
-                if not piece or len(call.said) > _MAX_SAID:
-                    self._answer(call)
-            elif piece:
-                *lines, self.unread = (self.unread + piece).split(b"\n")
-                self.waiting += map(json.loads, lines)
-            else:
-                return False
-        for call in list(self.running.values()):
-            if _now() >= call.deadline:
-                os.kill(call.pid, signal.SIGKILL)  # which closes its end of the pipe
-                if call.is_late:  # even that did not help: it waits for a disk or a network that does not answer
-                    self._answer(call)
-                call.is_late, call.deadline = True, _now() + _GRACE
-        return True
-
-    def kill(self) -> None:
-        """End all children."""
-        for call in self.running.values():
-            os.kill(call.pid, signal.SIGKILL)
-
-    def _answer(self, call: _Call) -> None:
-        self.selector.unregister(call.pipe)
-        del self.running[call.pipe]
-        os.close(call.pipe)
-        self.answers.write(json.dumps(_outcome(call, self.plan)._asdict()).encode() + b"\n")
-        self.answers.flush()
-
-
-_now = time.monotonic
-
-
-def _fork(message: Notes, function: Callable[..., None], plan: Notes) -> _Call:
-    read_end, write_end = os.pipe()
-    start = _now()
-    pid = os.fork()
-    if pid:
-        os.close(write_end)
-        return _Call(message["key"], pid, read_end, start, start + plan["max_seconds"])
-    code = 1
-    try:
-        os.close(read_end)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):  # libraries complain at length
-            os.dup2(nothing, stream)
-        _limit(plan)
-        code = _call(function, message["arguments"], write_end)
-    finally:
-        os._exit(code)  # nothing of the helper's is cleaned up twice
-
-
-def _limit(plan: Notes) -> None:
-    """Set the child's limits, for the case that the helper cannot, or is gone."""
-    import resource  # Windows has none
-
-    seconds = int(plan["max_seconds"]) + 1
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(seconds + 5)
-    if sys.platform == "linux":
-        # data and not address space: a mapped file is none of it
-        with open("/proc/self/statm") as file:
-            used = int(file.read().split()[5]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_DATA, (used + plan["max_memory"],) * 2)
-
-
-def _call(function: Callable[..., None], arguments: Sequence[Any], pipe: int) -> int:
-    def say(what: Notes) -> None:
-        unsent = json.dumps(what).encode() + b"\n"
-        while unsent:
-            unsent = unsent[os.write(pipe, unsent) :]
-
-    try:
-        function(lambda notes: say({"notes": notes}), *arguments)
-        say({"status": "done", "detail": ""})
-    except MemoryError:
-        say({"status": "memory", "detail": ""})
-    except Exception as error:
-        text = " ".join(str(error).split())
-        say({"status": "error", "detail": f"{type(error).__name__}: {text}"[:300]})
-    return 0
-
-
-def _outcome(call: _Call, plan: Notes) -> Outcome:
-    """Take the child's leave; its last words and the way that it died tell how the call went."""
-    if len(call.said) > _MAX_SAID:
-        os.kill(call.pid, signal.SIGKILL)
-    # one that was killed and lives is not waited for
-    status = os.waitpid(call.pid, os.WNOHANG if call.is_late and _now() >= call.deadline else 0)[1]
-    notes: Notes = {}
-    end: Any = None
-    for line in call.said.split(b"\n")[:-1]:
-        said = json.loads(line)
-        notes |= said.pop("notes", {})
-        end = said or end
-    if end is None:
-        end = _death(call, status, plan)
-    elif end["status"] == "memory":
-        end["detail"] = f"asks for more than {plan['max_memory'] / 1e6:g} MB of memory"
-    return Outcome(call.key, end["status"], end["detail"], notes, _now() - call.start)
-
-
-def _death(call: _Call, status: int, plan: Notes) -> dict[str, str]:
-    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    if call.is_late or number in (signal.SIGXCPU, signal.SIGALRM):
-        return {"status": "hang", "detail": f"takes longer than {plan['max_seconds']:g} s"}
-    if number == signal.SIGKILL:
-        return {"status": "memory", "detail": "was killed by the system, most likely for want of memory"}
-    what = signal.Signals(number).name if number else f"exit code {os.WEXITSTATUS(status)}"
-    return {"status": "crash", "detail": f"its process died ({what})"}

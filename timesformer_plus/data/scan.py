@@ -1,6 +1,6 @@
 """Look at every video before training does: which can be read, what they are, and what is wrong with the others.
 
-Each file is checked in a process of its own with limits of time and memory, so that one that hangs or crashes a decoder
+Files are checked in other processes with limits of time and memory, so that one that hangs or crashes a decoder
 is a verdict and not the end. A scan that is interrupted, in whatever way, is taken up where it stopped, and one that is
 repeated looks at new and changed files only. Nothing is ever repaired, moved or deleted.
 """
@@ -79,7 +79,7 @@ def scan_videos(
     max_seconds_per_file: float = 60.0,
     max_memory_mb: float = 2048.0,
     progress: bool = True,
-    check: Callable[..., None] = check_video,
+    check: Callable[..., object] = check_video,
 ) -> Scan:
     """Check the videos of a folder and write what was found as a CSV file.
 
@@ -96,7 +96,7 @@ def scan_videos(
             whole and may need more.
         max_memory_mb: Memory that the check of a video may take, in MB (10^6 bytes); enforced on Linux only.
         progress: Show a progress bar (on a terminal) or a line now and then (elsewhere).
-        check: What to do with a video; for tests. Called as ``check_video`` is, in a process of its own.
+        check: What to do with a video; for tests. Called as ``check_video`` is, in another process.
 
     Returns:
         What was found. Ctrl-C ends a scan early, with what there is; see ``Scan.left``.

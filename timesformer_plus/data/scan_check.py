@@ -23,7 +23,7 @@ _PIECE = 1 << 20
 
 def check_video(
     note: Note, path: str, member: tuple[int, int] | None, decoder: DecoderName, limits: Mapping[str, Any]
-) -> None:
+) -> bool:
     """Check a video: let it in, hash it, index it, decode every frame of it, and read it as training would.
 
     Frames are decoded one at a time and dropped, so memory does not grow with the video.
@@ -36,6 +36,9 @@ def check_video(
         decoder: What training reads with.
         limits: Fields of ``Limits``.
 
+    Returns:
+        Whether it is good.
+
     Raises:
         MemoryError: A library could not have the memory that it asked for.
     """
@@ -47,12 +50,14 @@ def check_video(
         else:
             _check_file(note, admit(path, member=part, limits=caps), decoder, caps)  # type: ignore[arg-type]  # two
         note({"verdict": "ok"})
+        return True
     except DecodeError as error:
         if _wants_memory(error):
             raise MemoryError from error
         note({"kind": error.kind, "reason": " ".join(error.reason.split())})
     except OSError as error:  # the disk, in the middle of the file
         note({"kind": "no access", "reason": f"cannot be read ({error.strerror})"})
+    return False
 
 
 def is_still(path: Path) -> bool:
