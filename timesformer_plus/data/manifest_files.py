@@ -13,7 +13,7 @@ from timesformer_plus.data.catalogues import read_manifest
 from timesformer_plus.data.manifests import Manifest, Sample
 from timesformer_plus.data.splits import check_coverage
 from timesformer_plus.data.splitting import same_content, split_manifest
-from timesformer_plus.data.vocabulary import CLASSES_FILE
+from timesformer_plus.data.vocabulary import CLASSES_FILE, is_number
 
 # names that the folders of an existing division go by -> the split
 _LAYOUT = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -88,6 +88,9 @@ def write_manifests(files: Mapping[Path, Manifest], *, root: Path, overwrite: bo
     classes = next(iter(files.values())).classes
     if bad := [name for name in classes if name != name.strip() or len(name.splitlines()) != 1]:
         raise ValueError(f"class name {bad[0]!r} begins or ends with a blank, or has several lines; rename it")
+    if any(";" in name for name in classes) and any(map(is_number, classes)):
+        # a ';' in a name makes numbers stand for names, which these would be taken for
+        raise ValueError(f"{CLASSES_FILE}: some class names hold a ';' and others are numbers; rename one kind")
     names = next(iter(files)).parent / CLASSES_FILE
     texts[names] = "".join(f"{name}\n" for name in classes)
     there = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ def check_coverage(manifest: Manifest, name: str, max_missing: float = 0.0) -> s
         "none is there: the folder of the videos is probably another one"
         if not found
         else f"that is more than max_missing={max_missing:g}: get them, or raise max_missing to at least "
-        f"{missing / expected:.2g} and say so with your numbers"
+        f"{math.ceil(1000 * missing / expected) / 1000:g} and say so with your numbers"
     )
     raise ValueError(f"{report}; first {first}. {remedy}")
 

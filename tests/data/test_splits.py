@@ -1,0 +1,86 @@
+"""What is asked of splits before training: that they are whole, and that they share no recording."""
+
+from pathlib import Path
+
+import pytest
+
+from timesformer_plus.data.manifests import Manifest, Member, Sample, without
+from timesformer_plus.data.splits import Leak, check_coverage, check_leaks, find_leaks
+
+
+def manifest(*samples: Sample, missing: tuple[str, ...] = ()) -> Manifest:
+    return Manifest(samples, ("a", "b"), multi_label=False, missing=missing)
+
+
+def sample(name: str, **fields) -> Sample:
+    return Sample(name, Path("videos") / name, 0, **fields)
+
+
+def test_coverage_is_reported():
+    one = manifest(*(sample(str(i)) for i in range(195)), missing=tuple(f"/v/{i}.mp4" for i in range(5)))
+    assert check_coverage(one, "train", 0.025) == "train: 200 expected, 195 found, 5 missing"
+    assert check_coverage(manifest(sample("a")), "val") == "val: 1 expected, 1 found, 0 missing"
+
+
+def test_too_much_missing_is_refused_with_the_first_and_the_remedy():
+    one = manifest(*(sample(str(i)) for i in range(195)), missing=tuple(f"/v/{i}.mp4" for i in range(5)))
+    with pytest.raises(
+        ValueError, match=r"200 expected, 195 found, 5 missing; first /v/0.mp4; /v/1.mp4; /v/2.mp4; \.\.\."
+    ):
+        check_coverage(one, "train", 0.0249)
+    with pytest.raises(ValueError, match=r"raise max_missing to at least 0\.025 "):
+        check_coverage(one, "train")
+    with pytest.raises(ValueError, match="none is there: the folder of the videos is probably another one"):
+        check_coverage(manifest(missing=("/v/0.mp4",)), "train", 1.0)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), 5])
+def test_max_missing_is_a_share(value):
+    with pytest.raises(ValueError, match="is not a share"):
+        check_coverage(manifest(sample("a")), "train", value)
+
+
+@pytest.mark.parametrize(("missing", "expected"), [(1, 3), (1, 7), (2, 3), (333, 1000), (1, 1001)])
+def test_the_share_that_the_remedy_names_is_enough(missing, expected):
+    one = manifest(*(sample(str(i)) for i in range(expected - missing)), missing=("x",) * missing)
+    with pytest.raises(ValueError, match="at least") as caught:
+        check_coverage(one, "train")
+    share = float(str(caught.value).split("at least ")[1].split()[0])
+    assert check_coverage(one, "train", share)
+
+
+def test_leaks_by_file_by_group_and_by_member():
+    train = manifest(sample("a"), sample("b", group="g"), sample("c"), sample("d", group=""))
+    val = manifest(sample("e", group="g"), sample("f", group="g"), sample("c"))
+    assert find_leaks({"train": train, "val": val}) == [
+        Leak("group 'g'", "train", "val"),
+        Leak("videos/c", "train", "val"),
+    ]
+    with pytest.raises(ValueError, match="2 leaks between splits: group 'g' is in train and val; videos/c is in train"):
+        check_leaks({"train": train, "val": val})
+    check_leaks({"train": train, "test": manifest(sample("g"), sample("h"))})
+
+
+def test_a_shard_may_serve_two_splits_but_a_member_may_not():
+    shard = Path("a.tar")
+    first, second = (Sample(n, shard, 0, member=Member(n, i, 1)) for i, n in enumerate(("0.mp4", "1.mp4")))
+    check_leaks({"train": manifest(first), "val": manifest(second)})
+    with pytest.raises(ValueError, match=r"a\.tar 0\.mp4 is in train and val"):
+        check_leaks({"train": manifest(first), "val": manifest(second, first)})
+
+
+def test_parts_of_one_video_in_two_splits_are_a_leak():
+    first = Sample("a#t=0,1", Path("a"), 0, start=0, end=1)
+    second = Sample("a#t=1,2", Path("a"), 0, start=1, end=2)
+    with pytest.raises(ValueError, match="a is in train and val"):
+        check_leaks({"train": manifest(first), "val": manifest(second)})
+
+
+def test_without():
+    one = manifest(
+        sample("a", pair="p"), sample("b", pair="p"), sample("c", pair="q"), sample("d", pair="q"), sample("e")
+    )
+    rest = without(one, ["b", "e", "of another split"])
+    assert [(s.id, s.pair) for s in rest.samples] == [("a", ""), ("c", "q"), ("d", "q")]
+    assert rest.classes == one.classes
+    assert without(one, []) == one
