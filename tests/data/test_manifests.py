@@ -1,12 +1,20 @@
 """Manifests: what a CSV means, and every way it can be wrong."""
 
+import json
+import ntpath
 import os
+import posixpath
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from timesformer_plus.data import vocabulary
-from timesformer_plus.data.manifests import read_csv
+from timesformer_plus.data import inventory, vocabulary
+from timesformer_plus.data.catalogues import read_manifest
+from timesformer_plus.data.manifests import read_csv, read_jsonl
 
 
 @pytest.fixture
@@ -160,3 +168,212 @@ def test_limit_on_unnamed_classes_is_not_off_by_one(folder, monkeypatch):
     assert len(read_csv(write(folder, "path,label\na.mp4,2\n")).classes) == 3
     with pytest.raises(ValueError, match="class number 3"):
         read_csv(write(folder, "path,label\na.mp4,3\n"))
+
+
+# ------------------------------------------------------------------------------------- parts, groups, bad bytes, JSONL
+
+
+def test_parts_of_videos_and_groups(folder):
+    text = "path,label,start,end,group\na.mp4,run,,,\na.mp4,walk,1.5,4,day 1\na.mp4,run,4,,day 1\nb.mp4,run,,2,\n"
+    manifest = read_csv(write(folder, text))
+    assert [(s.id, s.start, s.end, s.group) for s in manifest.samples] == [
+        ("a.mp4", 0.0, None, ""),
+        ("a.mp4#t=1.5,4", 1.5, 4.0, "day 1"),
+        ("a.mp4#t=4,", 4.0, None, "day 1"),
+        ("b.mp4#t=0,2", 0.0, 2.0, ""),
+    ]
+    with pytest.raises(ValueError, match=r"row 3: 'a\.mp4#t=1,2' stands in row 2 already"):
+        read_csv(write(folder, "path,label,start,end\na.mp4,run,1,2\na.mp4,walk,1.0,2.00\n"))
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [("2", "1"), ("1", "1"), ("-1", "2"), ("x", ""), ("nan", "1"), ("0", "nan"), ("0", "inf"), ("inf", "")],
+)
+def test_parts_that_are_none(folder, start, end):
+    with pytest.raises(ValueError, match=r"row 2: start .* and end .*; give seconds, 0 <= start < end"):
+        read_csv(write(folder, f"path,label,start,end\na.mp4,run,{start},{end}\n"))
+
+
+@pytest.mark.parametrize(
+    "text", ["a\0.mp4", "\0", "\\\\host\\x.mp4", "..\\x.mp4", "a\\..\\..\\x.mp4", "D:", "/", "a/../.."]
+)
+def test_more_paths_that_leave_the_root(folder, text):
+    with pytest.raises(ValueError, match=r"row 1: path .* (leaves|holds a NUL)"):
+        inventory.inside(text, folder, "list, row 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("a.mp4", "a.mp4"), ("./a.mp4", "a.mp4"), ("a//b/./c.mp4", "a/b/c.mp4"), ("a/", "a"), ("a/../b", "b"),
+        ("..a/.b", "..a/.b"), ("a..", "a.."), ("...", "..."), ("bc: d", "bc: d"), ("ab:c", "ab:c"), (" a", " a"),
+    ],
+)  # fmt: skip
+def test_paths_in_normal_form(folder, text, normal):
+    assert inventory.inside(text, folder, "list, row 1") == normal
+
+
+@given(st.lists(st.sampled_from(["a", ".", "..", "", " ", "b.mp4", "C:", "c\\d", "..\\e", ".f", "g.."]), max_size=5))
+def test_no_path_leaves_the_root(parts):
+    """Whatever passes is the path that the system's own rules give, and lies below the root by both systems' rules."""
+    text = "/".join(parts)
+    try:
+        passed = inventory.inside(text, Path("root"), "")
+    except ValueError:
+        return
+    assert passed == os.path.normpath(text)
+    for rules, root in ((posixpath, "/r"), (ntpath, "C:\\r")):
+        full = rules.normpath(rules.join(root, passed))
+        assert full == root or full.startswith(root + rules.sep)
+
+
+def test_crlf_blank_lines_and_a_byte_order_mark(folder):
+    path = folder / "train.csv"
+    path.write_bytes("\ufeffpath,label\r\n\r\na.mp4,run\r\nb.mp4,walk\r\n\r\n\r\n".encode())
+    assert [s.id for s in read_csv(path).samples] == ["a.mp4", "b.mp4"]
+
+
+def test_jsonl(folder):
+    rows = [
+        {"path": "a.mp4", "label": "run", "pair": "p", "group": 7, "note": "ignored"},
+        {"path": "./b.mp4", "label": 1, "pair": "p", "start": 1, "end": 2.5},
+        {"path": "no, really.mp4", "label": "walk", "pair": None, "start": None},
+        {"path": "gone.mp4", "label": "walk"},
+    ]
+    text = "\ufeff" + "\r\n\r\n".join(map(json.dumps, rows)) + "\r\n"
+    manifest = read_jsonl(write(folder, text, "train.jsonl"), classes=["run", "walk"])
+    assert [(s.id, s.label, s.pair, s.group) for s in manifest.samples] == [
+        ("a.mp4", 0, "p", "7"),
+        ("b.mp4#t=1,2.5", 1, "p", ""),
+        ("no, really.mp4", 1, "", ""),
+    ]
+    assert manifest.missing == (str(folder / "gone.mp4"),)
+
+
+def test_jsonl_with_several_labels(folder):
+    text = (
+        '{"path": "a.mp4", "label": ["run", "a;b"]}\n{"path": "b.mp4", "label": []}\n{"path": "c.mp4", "label": [0]}\n'
+    )
+    manifest = read_jsonl(write(folder, text, "train.jsonl"), classes=["a;b", "walk", "run"], multi_label=True)
+    assert [s.label for s in manifest.samples] == [(1, 0, 1), (0, 0, 0), (1, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "row 1: not JSON"),
+        ("[" * 100_000, "row 1: not JSON"),
+        ("[]", "row 1: expected an object such as"),
+        ('{"path": "a.mp4"}', "row 1: expected an object such as"),
+        ('{"label": 0}', "row 1: expected an object such as"),
+        ('{"path": 3, "label": 0}', "row 1: expected an object such as"),
+        ('{"path": "a.mp4", "label": ["run"]}', "row 1: label .* must be one label; set multi_label"),
+        ('{"path": "a.mp4", "label": null}', "row 1: label None must be a class name or a number"),
+        ('{"path": "a.mp4", "label": 1.5}', "row 1: label 1.5 must be a class name or a number"),
+        ('{"path": "a.mp4", "label": true}', "row 1: label True must be a class name or a number"),
+        ('{"path": "a.mp4", "label": "rum"}', "row 1: label 'rum' is not one of .*did you mean 'run'"),
+        ('{"path": "a.mp4", "label": -1}', "row 1: label '-1' is not one of"),
+        ('{"path": "a.mp4", "label": "run", "start": "x"}', "row 1: start 'x'"),
+        ('{"path": "a.mp4", "label": "run", "end": [1]}', r"row 1: start None and end \[1\]"),
+        ('{"path": "a.mp4", "label": "run", "start": 1e999}', "row 1: start inf"),
+        ('{"path": "/a.mp4", "label": "run"}', "row 1: path '/a.mp4' leaves"),
+        ("", "lists no video"),
+    ],
+)
+def test_bad_jsonl(folder, line, message):
+    with pytest.raises(ValueError, match=message):
+        read_jsonl(write(folder, line + "\n", "a.jsonl"), classes=["run", "walk"])
+
+
+# -------------------------------------------------------------------------------------------------- a folder per class
+
+
+def test_a_folder_per_class(folder):
+    root = folder / "videos"
+    names = ["walk/b.MP4", "walk/a.mp4", "run/day 1/x.webm", "run/frames/2.jpg", "run/frames/1.jpg", "run/notes.txt",
+             "run/.hidden.mp4", "run/.cache/y.mp4", ".git/z.mp4", "readme.txt"]  # fmt: skip
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    manifest = read_manifest(root)
+    assert manifest.classes == ("run", "walk")
+    assert [(s.id, s.label) for s in manifest.samples] == [
+        ("run/day 1/x.webm", 0),
+        ("run/frames", 0),
+        ("walk/a.mp4", 1),
+        ("walk/b.MP4", 1),
+    ]
+    assert [s.path for s in manifest.samples] == [root / s.id for s in manifest.samples]
+    assert [s.label for s in read_manifest(root, classes=["walk", "jump", "run"]).samples] == [2, 2, 0, 0]
+    assert read_manifest(root, videos=folder).samples == manifest.samples
+    (root / "classes.txt").write_text("walk\njump\nrun\n")
+    assert read_manifest(root).classes == ("walk", "jump", "run")
+
+
+def test_folders_that_are_no_classes(folder):
+    root = folder / "videos"
+    root.mkdir()
+    with pytest.raises(ValueError, match="there is no folder in it; make one for each class"):
+        read_manifest(root)
+    (root / "walk").mkdir()
+    with pytest.raises(ValueError, match=r"walk: there is no video in it \(a file ending in \.mp4"):
+        read_manifest(root)
+    (root / "walk/a.mp4").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"label 'walk' is not one of the 1 classes .*did you mean 'talk'"):
+        read_manifest(root, classes=["talk"])
+    with pytest.raises(ValueError, match="is not in `videos`"):
+        read_manifest(root, videos=folder / "sub")
+    (root / "walk").rename(root / "train")
+    with pytest.raises(ValueError, match=r"its folders \['train'\] are splits, not classes; give one of them"):
+        read_manifest(root)
+
+
+def test_folders_linked_in_a_circle(folder):
+    (folder / "videos/walk").mkdir(parents=True)
+    (folder / "videos/walk/a.mp4").write_bytes(b"x")
+    (folder / "videos/walk/again").symlink_to(folder / "videos/walk")
+    with pytest.raises((ValueError, OSError), match=r"lead back to themselves|symbolic links"):
+        read_manifest(folder / "videos")
+
+
+# ------------------------------------------------------------------------------------------------------------- in bulk
+
+
+def seconds_for(folder: Path, rows: int, files: int = 10_000) -> dict[str, float]:
+    """Time to read lists of so many rows, of which so many videos are there, in folders of a hundred classes."""
+    for i in range(100):
+        (folder / f"class {i}").mkdir()
+    for i in range(files):
+        (folder / f"class {i % 100}" / f"{i:08d}.mp4").touch()
+    with (folder / "train.csv").open("w") as file:
+        file.write("path,label\n")
+        file.writelines(f"class {i % 100}/{i:08d}.mp4,class {i % 100}\n" for i in range(rows))
+    with (folder / "official.csv").open("w") as file:
+        file.write("label,youtube_id,time_start,time_end,split\n")
+        file.writelines(f"class {i % 100},{i:08d},10,20,train\n" for i in range(rows))
+    seconds = {}
+    for name, format in (("train.csv", "csv"), ("official.csv", "kinetics")):
+        start = time.process_time()
+        manifest = read_manifest(folder / name, format=format)
+        seconds[format] = time.process_time() - start
+        assert (len(manifest.samples), len(manifest.missing)) == (files, rows - files)
+    return seconds
+
+
+def test_a_hundred_thousand_rows(tmp_path, monkeypatch):
+    """Each folder is listed once. The bound is there for what grows with the square of the rows, not for a machine."""
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+    seconds = seconds_for(tmp_path, 100_000, files=2_000)
+    assert max(Counter(map(str, listed)).values()) == 2  # by each of the two readers
+    assert max(seconds.values()) < 60
+
+
+@pytest.mark.slow
+def test_a_million_rows(tmp_path, capsys):
+    seconds = seconds_for(tmp_path, 1_000_000)
+    with capsys.disabled():
+        print("\n10^6 rows, CPU seconds:", ", ".join(f"{format} {value:.1f}" for format, value in seconds.items()))
+    assert max(seconds.values()) < 300

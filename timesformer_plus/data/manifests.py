@@ -266,7 +266,7 @@ def _json_rows(path: Path, multi_label: bool) -> Iterator[_Row]:
         where = f"{path}, row {line}"
         try:
             entry: Any = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not JSON ({error}); write one object a line") from error
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or "label" not in entry:
             raise ValueError(f'{where}: expected an object such as {{"path": "a.mp4", "label": "run"}}')
