@@ -50,8 +50,9 @@ class DecordDecoder(IndexedDecoder):
 
     It seeks to frames, so files in which that misses are refused: AVI, MPEG-TS, edit lists that hide frames, open GOPs
     (which is what x265 writes unless told otherwise), and files of several videos, where it need not take the first. So
-    are codecs that are younger than its FFmpeg, as AV1. A damaged frame that FFmpeg manages to patch up comes patched
-    up.
+    are codecs that are younger than its FFmpeg, as AV1, pictures that change their size, which it would stretch, and
+    those turned by the header, which it can hand over in a few sizes only. A damaged frame that FFmpeg manages to patch
+    up comes patched up.
     """
 
     name = "decord"
@@ -60,14 +61,13 @@ class DecordDecoder(IndexedDecoder):
         import decord
         from decord._ffi.base import DECORDLimitReachedError
 
-        if refusal := self.refuses(index):
+        if refusal := self.refuses(source, index):
             raise source.error(f"{refusal}; use decoder='pyav'", "unsupported")
         super().__init__(source, index, limits=limits, short_side=short_side)
         self._errors = (RuntimeError, AssertionError, ValueError, decord.DECORDError, DECORDLimitReachedError)
         try:
-            # decord reads a file that is not given by name into memory.
-            # The least fault_tol above 0: decord otherwise fills a damaged frame with the last good one, silently.
-            self._reader: Any = decord.VideoReader(self._openable(), num_threads=1, fault_tol=1e-9)
+            # the least fault_tol above 0: decord otherwise fills a damaged frame with the last good one, silently
+            self._reader: Any = decord.VideoReader(str(source.path), num_threads=1, fault_tol=1e-9)
         except self._errors as error:
             reason = f"decord cannot open it ({first_line(error)}); try decoder='pyav'"
             raise source.error(reason, "damaged") from error
@@ -76,10 +76,18 @@ class DecordDecoder(IndexedDecoder):
             raise source.error(reason, "unsupported")
 
     @staticmethod
-    def refuses(index: FrameIndex) -> str:
+    def refuses(source: Source, index: FrameIndex) -> str:
         """Why decord must not read a file; empty if it may."""
+        if source.member is not None:
+            # decord 0.6 goes on reading bytes that it was given after they are freed: the same member is read in one
+            # process and "invalid data" in the next
+            return "decord reads whole files only, no members of a tar shard"
         if index.codec in _TOO_NEW_FOR_DECORD:
             return f"decord reads no {index.codec}"
+        if index.turns:
+            return (
+                "decord cannot hand over pictures that are turned by the header, unless their size happens to suit it"
+            )
         return f"decord would return wrong frames, {index.trouble}" if index.trouble else ""
 
     def _pictures(self, wanted: Sequence[int]) -> Iterator[Frames]:

@@ -17,7 +17,7 @@ from typing import Literal, Protocol, cast, get_args
 from timesformer_plus.data.backends import DecordDecoder, PyTorchVideoDecoder, TorchCodecDecoder, load_torchcodec
 from timesformer_plus.data.containers import FrameIndex, index_source
 from timesformer_plus.data.frame_reader import Frames
-from timesformer_plus.data.guard import DecodeError, Limits, admit
+from timesformer_plus.data.guard import DecodeError, Limits, Source, admit
 from timesformer_plus.data.pyav_decoder import PyAVDecoder
 from timesformer_plus.data.stills import ArrayDecoder, ImagesDecoder
 
@@ -34,6 +34,7 @@ __all__ = [
     "PyTorchVideoDecoder",
     "TorchCodecDecoder",
     "describe_auto",
+    "is_usable",
     "open_video",
     "resolve_decoder",
 ]
@@ -133,7 +134,7 @@ def open_video(
     source = admit(path, member=member, limits=limits)
     index = index_source(source, limits)
     if name == "auto":
-        name = _choose(index)
+        name = _choose(source, index)
     return _DECODERS[name](source, index, limits=limits, short_side=short_side)
 
 
@@ -163,6 +164,15 @@ def resolve_decoder(decoder: str) -> DecoderName:
     return cast(DecoderName, decoder)
 
 
+def is_usable(decoder: str) -> bool:
+    """Whether a decoder is installed and can be loaded; see ``resolve_decoder``."""
+    try:
+        resolve_decoder(decoder)
+    except ImportError:
+        return False
+    return True
+
+
 def describe_auto() -> str:
     """Say in one line which library ``decoder="auto"`` reads which files with on this machine.
 
@@ -170,7 +180,7 @@ def describe_auto() -> str:
         ImportError: Not even PyAV is installed.
     """
     resolve_decoder("auto")
-    seeking = [name for name in ("decord", "torchcodec") if _loads(name)]
+    seeking = [name for name in ("decord", "torchcodec") if is_usable(name)]
     if not seeking:
         return "auto: PyAV reads every video (neither decord nor torchcodec can be loaded here)"
     parts = {
@@ -201,23 +211,15 @@ _MODULES = {
 }
 
 
-def _choose(index: FrameIndex) -> DecoderName:
+def _choose(source: Source, index: FrameIndex) -> DecoderName:
     """By what the file is and what is installed, never by what failed: so it stays the same in all workers of a run."""
     if len(index) > _LONG:
         return "pyav"
-    if _loads("decord") and not DecordDecoder.refuses(index):
+    if is_usable("decord") and not DecordDecoder.refuses(source, index):
         return "decord"
-    if index.seekable and _loads("torchcodec"):
+    if index.seekable and is_usable("torchcodec"):
         return "torchcodec"
     return "pyav"
-
-
-def _loads(decoder: str) -> bool:
-    try:
-        resolve_decoder(decoder)
-    except ImportError:
-        return False
-    return True
 
 
 def _not_installed(decoder: str) -> list[str]:
