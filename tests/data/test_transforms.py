@@ -102,6 +102,12 @@ def test_a_longer_short_side_leaves_a_margin():
         assert video[1, 0, :, 0].tolist() == list(range(4, 36))
 
 
+def test_crops_of_a_square_run_from_left_to_right():
+    for crop, left in enumerate((0, 4, 8)):
+        video = EvalTransform(32, short_side=40)(gradient(40, 40), crop=crop, num_crops=3).video
+        assert video[:2, 0, 0, 0].tolist() == [left, 4]
+
+
 @pytest.mark.parametrize(("height", "width"), [(30, 45), (45, 30)])
 def test_the_short_side_is_resized_to_each_length_asked_for(height, width):
     """A picture that is one gradient: the slope of a crop tells how far it was enlarged."""

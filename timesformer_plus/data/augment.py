@@ -73,7 +73,8 @@ class ClipErasing:
             )
         self.prob = prob
         self.mode = mode
-        self.rectangle = v2.RandomErasing(p=1.0, value=list(color))
+        self.color = torch.tensor(color, dtype=torch.uint8).view(-1, 1, 1)
+        self.rectangle = v2.RandomErasing(p=1.0)
 
     def __call__(self, clip: Tensor) -> Tensor:
         """Erase from a clip, (T, C, H, W); the clip itself is left alone."""
@@ -82,8 +83,9 @@ class ClipErasing:
         drawn = self.rectangle.make_params([clip])
         if drawn["v"] is None:  # no rectangle fits, which happens to frames of a few pixels
             return clip
-        if self.mode == "pixel":
-            # not torchvision's "random": it draws from a normal distribution around 0, which uint8 cannot hold
+        if self.mode == "const":
+            drawn["v"] = self.color
+        else:  # not torchvision's "random": it draws from a normal distribution around 0, which uint8 cannot hold
             drawn["v"] = torch.randint(0, 256, (clip.shape[1], drawn["h"], drawn["w"]), dtype=torch.uint8)
         erased: Tensor = functional.erase(clip, **drawn)
         return erased
