@@ -22,6 +22,32 @@ def test_classes_lie_beside_the_training_manifest(tmp_path):
     assert list(data_digests({"data": {"root": str(tmp_path), "train": "lists/train.csv"}})) == ["lists/classes.txt"]
 
 
+def test_of_folders_and_shards_names_and_sizes_count(tmp_path):
+    for name in ("train/run/a.mp4", "train/walk/b.mp4", "val-0.tar", "val-1.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    options = {"data": {"root": str(tmp_path), "train": "train", "val": "val-{0..1}.tar", "test": None}}
+    assert why_unusable(options) is None
+    first = data_digests(options)
+    assert list(first) == ["train", "val-{0..1}.tar"]
+    (tmp_path / "train" / "run" / "a.mp4").write_text("longer than before")
+    second = data_digests(options)
+    assert [second[name] == first[name] for name in first] == [False, True]
+    (tmp_path / "val-1.tar").rename(tmp_path / "val-2.tar")
+    assert "has no val-{0..1}.tar" in why_unusable(options)
+
+
+def test_what_leaves_videos_out_counts(tmp_path):
+    for name in ("train.csv", "scan.csv", "bad.txt"):
+        (tmp_path / name).write_text(name)
+    options = {"root": str(tmp_path), "exclude": str(tmp_path / "bad.txt")}
+    assert list(data_digests({"data": options})) == ["train.csv", "scan.csv", str(tmp_path / "bad.txt")]
+    assert "scan.csv" not in data_digests({"data": options | {"scan": "none"}})
+    elsewhere = tmp_path / "other.csv"
+    elsewhere.write_text("other")
+    assert str(elsewhere) in data_digests({"data": options | {"scan": str(elsewhere)}})
+
+
 @pytest.mark.parametrize("options", [{}, {"data": 3}, {"data": {}}, {"data": {"root": None}}])
 def test_options_without_a_root_have_no_digests(options):
     assert data_digests(options) is None

@@ -18,6 +18,24 @@ def test_an_epoch_is_a_shuffle_without_repetition():
     assert batches.order(0) == make(batch_size=4, epochs=1).order(0)
 
 
+def test_shards_are_worked_through_a_few_at_a_time():
+    """24 videos in 6 shards, two open at once: each pair of shards is done with before the next one begins."""
+    shards = [index // 4 for index in range(24)]
+    batches = make(num_samples=24, shards=shards, shards_at_once=2)
+    orders = [batches.order(epoch) for epoch in range(3)]
+    for order in orders:
+        assert sorted(order) == list(range(24))
+        pairs = [{shards[index] for index in order[start : start + 8]} for start in (0, 8, 16)]
+        assert [len(pair) for pair in pairs] == [2, 2, 2]
+    # the order of the shards is random, and that of the videos in two of them as well
+    assert len({tuple(shards[index] for index in order) for order in orders}) == 3
+    assert orders[0][:8] != sorted(orders[0][:8])
+    assert make(num_samples=24, shards=shards, shards_at_once=2).order(1) == orders[1]
+    assert make(num_samples=24, shards=shards).order(1) == make(num_samples=24).order(1)
+    everything = make(num_samples=24, shards=shards, shards_at_once=6).order(0)
+    assert len({shards[index] for index in everything[:8]}) > 2
+
+
 def test_every_update_is_a_slice_of_the_epoch_s_order():
     batches = make()
     assert batches.steps_per_epoch == 2  # the last 7 videos do not fill a batch

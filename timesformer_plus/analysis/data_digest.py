@@ -1,17 +1,20 @@
 """Which data a run was trained on, by digests of the files that describe it.
 
-The videos themselves are not read: a folder may hold a terabyte of them. What is compared are the manifests, the list
-of classes and, for data made by ``tools/make_motion.py``, ``dataset.json``, which holds the seed and everything else
-that the videos follow from. Videos exchanged behind an unchanged manifest go unnoticed.
+The videos themselves are not read: a folder may hold a terabyte of them. What is compared are the manifests (of a
+folder per class and of tar shards the names and sizes of the files), the list of classes, the scan and the list of
+videos left out and, for data made by ``tools/make_motion.py``, ``dataset.json``, which holds the seed and everything
+else that the videos follow from. Videos exchanged behind an unchanged manifest go unnoticed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.shards import expand
 from ..engine.data_config import DataConfig
 
 Digests = dict[str, str]
@@ -33,6 +36,7 @@ def data_digests(options: Mapping[str, Any]) -> Digests | None:
     names = _manifests(options["data"])
     # the classes lie beside the training manifest
     names += [str(Path(name).with_name("classes.txt")) for name in names[:1]] + ["dataset.json"]
+    names += _verdicts(options["data"])
     digests = {name: _digest(root / name) for name in names}
     return {name: digest for name, digest in digests.items() if digest is not None}
 
@@ -60,8 +64,27 @@ def _manifests(data: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in names if name is not None]
 
 
+def _verdicts(data: Mapping[str, Any]) -> list[str]:
+    """What leaves videos out: the scan, and the list of those to exclude."""
+    scan, videos = data.get("scan", DataConfig.scan), data.get("videos")
+    found = [str(Path(videos or "") / "scan.csv")] if scan == "auto" else [] if scan == "none" else [_from_here(scan)]
+    return [*found, *([_from_here(data["exclude"])] if data.get("exclude") else [])]
+
+
+def _from_here(path: str) -> str:
+    # these are relative to the current folder, and joining the root to an absolute path leaves that alone
+    return str(Path(path).absolute())
+
+
 def _digest(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+        if path.is_file():
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        shards = ".tar" in path.suffixes and "{" in str(path)
+        files = expand(path) if shards else sorted(file for file in path.rglob("*") if file.is_file())
+        if not shards and not path.is_dir():
+            return None
+        listing = [(os.path.relpath(file, path.parent), file.stat().st_size) for file in files]
+        return hashlib.sha256(repr(listing).encode()).hexdigest()
+    except (OSError, ValueError):  # not readable, or shards of the pattern are missing
         return None

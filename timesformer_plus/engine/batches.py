@@ -6,7 +6,7 @@ Every process cuts its share out of the same global batch, so the numbers do not
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -41,6 +41,9 @@ class GlobalBatches(Sampler[list[Key]]):
         rank: Number of this process.
         world_size: Number of processes.
         accumulate: Micro-batches an update.
+        shards: Shard that each video lies in, for videos in tar shards.
+        shards_at_once: Shards that an epoch works through together: their order is random, as is that of the videos of
+            those that are open, and each is read once and then done with. 0 shuffles all videos of all shards.
 
     Raises:
         ValueError: The batch cannot be shared out evenly, or the split does not fill one batch.
@@ -56,6 +59,8 @@ class GlobalBatches(Sampler[list[Key]]):
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
+        shards: Sequence[int] | None = None,
+        shards_at_once: int = 0,
     ) -> None:
         shares = world_size * accumulate
         if batch_size % shares:
@@ -75,12 +80,24 @@ class GlobalBatches(Sampler[list[Key]]):
         self.accumulate = accumulate
         self.micro_size = batch_size // shares
         self.steps_per_epoch = num_samples // batch_size
+        self._shards: dict[int, list[int]] = {}
+        self._at_once = shards_at_once
+        if shards is not None and shards_at_once:
+            for index, shard in enumerate(shards):
+                self._shards.setdefault(shard, []).append(index)
 
     def order(self, epoch: int) -> list[int]:
         """The order of an epoch: a permutation of all videos."""
         generator = torch.Generator().manual_seed(mix_seed(self.seed, "order", epoch))
-        order: list[int] = torch.randperm(self.num_samples, generator=generator).tolist()
-        return order
+
+        def shuffled(items: Sequence[int]) -> list[int]:
+            return [items[i] for i in torch.randperm(len(items), generator=generator).tolist()]
+
+        if not self._shards:
+            return shuffled(range(self.num_samples))
+        shards = shuffled(list(self._shards))
+        groups = [shards[i : i + self._at_once] for i in range(0, len(shards), self._at_once)]
+        return [index for group in groups for index in shuffled([i for shard in group for i in self._shards[shard]])]
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield ``accumulate`` micro-batches of this process for every update, epoch after epoch."""

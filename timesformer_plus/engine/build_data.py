@@ -236,6 +236,14 @@ def build_normalize(recipe: ClipRecipe) -> Normalize:
     return Normalize(recipe.mean, recipe.std)
 
 
+def shard_numbers(manifest: Manifest) -> list[int] | None:
+    """For every video the number of the tar shard that it lies in; ``None`` where videos are files of their own."""
+    if not all(sample.member for sample in manifest.samples):
+        return None
+    numbers: dict[Path, int] = {}
+    return [numbers.setdefault(sample.path, len(numbers)) for sample in manifest.samples]
+
+
 def build_mixer(augment: AugmentConfig, *, num_classes: int) -> ClipMixer | None:
     """Mixup and cutmix of batches; ``None`` where neither is asked for."""
     if not augment.mixup and not augment.cutmix:

@@ -52,6 +52,8 @@ class DataConfig:
         target_fps: Frames of a clip a second of video, for `sampling: seconds`.
         short: What becomes of a video too short for a clip: repeat its last frame, loop it, or error.
         img_size: Height and width of a clip, in pixels; null for the size the model is made for.
+        shards_at_once: Tar shards that training works through together, in random order; so each is read once an epoch,
+            as a disk or a network likes it. 0 shuffles all videos of all shards.
         num_workers: Processes that read videos ahead, in every training process; 0 reads in the training process.
         cache_dir: Folder in which decoded videos are kept, for all processes and later runs; null for none.
         cache_mb: Size that `cache_dir` may reach, in MB (10^6 bytes). A video that no longer fits is decoded each time.
@@ -80,6 +82,7 @@ class DataConfig:
     target_fps: float | None = None
     short: ShortPolicy = "repeat"
     img_size: int | tuple[int, int] | None = None
+    shards_at_once: int = 0
     num_workers: int = 0
     cache_dir: Path | None = None
     cache_mb: int = 0
@@ -97,6 +100,7 @@ class DataConfig:
             f"data.target_fps={self.target_fps} with data.sampling={self.sampling}: seconds needs a positive "
             "target_fps, the others take none",
         )
+        require(self.shards_at_once >= 0, f"data.shards_at_once={self.shards_at_once} is negative")
         require(self.num_workers >= 0, f"data.num_workers={self.num_workers} is negative")
         require(self.cache_mb >= 0, f"data.cache_mb={self.cache_mb} is negative")
         require(

@@ -30,6 +30,7 @@ from timesformer_plus.engine.build_data import (
     build_recipe,
     build_test_dataset,
     build_train_dataset,
+    shard_numbers,
 )
 from timesformer_plus.engine.checkpoint import load_weights, save_checkpoint
 from timesformer_plus.engine.config import TrainConfig, parse_train_config
@@ -121,6 +122,8 @@ def prepare(config: TrainConfig) -> Run:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         accumulate=config.accumulate,
+        shards=shard_numbers(splits.train),
+        shards_at_once=data.shards_at_once,
     )
     torch.manual_seed(config.seed)
     network = build_model(config.model, data, len(splits.train.classes))
