@@ -1,5 +1,6 @@
 """Manifests: what a CSV means, and every way it can be wrong."""
 
+import errno
 import json
 import ntpath
 import os
@@ -333,8 +334,24 @@ def test_folders_linked_in_a_circle(folder):
     (folder / "videos/walk").mkdir(parents=True)
     (folder / "videos/walk/a.mp4").write_bytes(b"x")
     (folder / "videos/walk/again").symlink_to(folder / "videos/walk")
-    with pytest.raises((ValueError, OSError), match=r"lead back to themselves|symbolic links"):
+    with pytest.raises(ValueError, match="walk/again: is a link back to a folder above it; remove it"):
         read_manifest(folder / "videos")
+    (folder / "videos/walk/again").unlink()
+    (folder / "videos/walk/b.mp4").symlink_to(folder / "videos/walk/b.mp4")  # to itself: no video, and no trouble
+    assert [s.id for s in read_manifest(folder / "videos").samples] == ["walk/a.mp4"]
+
+
+def test_names_too_long_for_the_disk_are_missing(folder):
+    assert len(read_csv(write(folder, f"path,label\na.mp4,0\n{'x' * 300}/b.mp4,0\n{'y' * 300}.mp4,0\n")).missing) == 2
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(folder, monkeypatch):
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(ValueError, match=r"sub: cannot be listed \(Permission denied\)"):
+        read_csv(write(folder, "path,label\nsub/a.mp4,0\n"))
 
 
 # ------------------------------------------------------------------------------------------------------------- in bulk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable
@@ -74,12 +75,11 @@ class Inventory:
             try:
                 with os.scandir(self.root / folder) as entries:
                     for entry in entries:
-                        if entry.is_dir():
-                            names[entry.name] = True
-                        elif entry.is_file():  # neither a pipe nor a link to nowhere
-                            names[entry.name] = False
-            except (FileNotFoundError, NotADirectoryError):
-                pass
+                        if (is_folder := _is_folder(entry)) is not None:
+                            names[entry.name] = is_folder
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                    raise ValueError(f"{self.root / folder}: cannot be listed ({error.strerror})") from error
             self._names[folder] = names
         return self._names[folder]
 
@@ -93,10 +93,13 @@ class Inventory:
         """Whether images lie directly in a folder, which makes it a video."""
         if folder not in self._frames:
             # not by names(): a hundred thousand folders of frames would keep the names of all their images in memory
-            with os.scandir(self.root / folder) as entries:
-                self._frames[folder] = any(
-                    entry.name[0] != "." and entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries
-                )
+            try:
+                with os.scandir(self.root / folder) as entries:
+                    self._frames[folder] = any(
+                        entry.name[0] != "." and entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries
+                    )
+            except OSError as error:
+                raise ValueError(f"{self.root / folder}: cannot be listed ({error.strerror})") from error
         return self._frames[folder]
 
     def find(self, folders: Iterable[str], stems: Iterable[str]) -> str | None:
@@ -130,3 +133,11 @@ class Inventory:
                     ranked[stem] = min(ranked.get(stem, (rank, name)), (rank, name))
             self._stems[folder] = {stem: name for stem, (_, name) in ranked.items()}
         return self._stems[folder]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool | None:
+    """None for what is neither a folder nor a regular file: a pipe, or a link to nowhere or to itself."""
+    try:
+        return True if entry.is_dir() else False if entry.is_file() else None
+    except OSError:
+        return None

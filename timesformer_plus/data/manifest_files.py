@@ -13,7 +13,7 @@ from timesformer_plus.data.catalogues import read_manifest
 from timesformer_plus.data.manifests import Manifest, Sample
 from timesformer_plus.data.splits import check_coverage
 from timesformer_plus.data.splitting import same_content, split_manifest
-from timesformer_plus.data.vocabulary import CLASSES_FILE, is_number
+from timesformer_plus.data.vocabulary import CLASSES_FILE, given_or_beside, is_number
 
 # names that the folders of an existing division go by -> the split
 _LAYOUT = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -151,10 +151,8 @@ def _layout(source: Path) -> dict[str, Path]:
 
 
 def _kept(source: Path, layout: Mapping[str, Path]) -> dict[str, Manifest]:
-    classes: tuple[str, ...] | None = None
-    names = source / CLASSES_FILE
-    if names.is_file():
-        classes = tuple(line.strip() for line in names.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    vocabulary = given_or_beside(source / CLASSES_FILE, None)
+    classes = None if vocabulary is None else vocabulary.names
     splits = {}
     for name, folder in layout.items():
         splits[name] = read_manifest(folder, format="folder", classes=classes)

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from timesformer_plus.data.annotations import text_lines
+
 CLASSES_FILE = "classes.txt"
 # Numbers without names make a class for every number up to the largest: an id given as label must not make millions.
 MAX_UNNAMED_CLASSES = 100_000
@@ -72,8 +74,7 @@ def given_or_beside(path: Path, classes: Sequence[str] | None) -> Vocabulary | N
     beside = path.parent / CLASSES_FILE
     if not beside.is_file():
         return None
-    lines = beside.read_text(encoding="utf-8-sig").splitlines()
-    return Vocabulary((line.strip() for line in lines if line.strip()), str(beside))
+    return Vocabulary((name for _, name in text_lines(beside)), str(beside))
 
 
 def of_labels(path: Path, labels: Iterable[str]) -> Vocabulary:

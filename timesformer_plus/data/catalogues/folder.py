@@ -68,14 +68,21 @@ def read_folder(
     return collector.manifest(vocabulary.names)
 
 
-def videos_below(inventory: Inventory, folder: str) -> Iterator[str]:
+def videos_below(inventory: Inventory, folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
     """Paths of the videos below a folder, relative to the inventory's root, sorted within each folder.
 
+    Args:
+        inventory: Lists the folders.
+        folder: The folder, relative to the inventory's root.
+        above: Device and inode of the folders that led here.
+
     Raises:
-        ValueError: Folders are linked in a circle.
+        ValueError: A link leads back to a folder above it, so that there would be no end of videos.
     """
-    if len(folder) > 4096:
-        raise ValueError(f"{inventory.root / folder[:80]}...: its folders lead back to themselves; remove the link")
+    status = (inventory.root / folder).stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        raise ValueError(f"{inventory.root / folder}: is a link back to a folder above it; remove it")
     for name, is_folder in sorted(inventory.names(folder).items()):
         path = f"{folder}/{name}"
         if name[0] == ".":
@@ -86,4 +93,4 @@ def videos_below(inventory: Inventory, folder: str) -> Iterator[str]:
         elif inventory.holds_frames(path):
             yield path
         else:
-            yield from videos_below(inventory, path)
+            yield from videos_below(inventory, path, above | {here})
