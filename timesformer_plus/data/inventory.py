@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 from timesformer_plus.data.stills import IMAGE_SUFFIXES
 
@@ -39,12 +39,13 @@ def inside(text: str, root: Path, where: str) -> str:
         raise ValueError(f"{where}: the path is empty; give the video's path relative to {root}")
     if "\0" in text:
         raise ValueError(f"{where}: path {text!r} holds a NUL character; correct it")
-    normal = os.path.normpath(text)
-    windows = PureWindowsPath(text)
-    absolute = os.path.isabs(normal) or bool(windows.drive or windows.root)
-    if absolute or ".." in PurePosixPath(Path(normal).as_posix()).parts or ("\\" in text and ".." in windows.parts):
+    normal = Path(os.path.normpath(text)).as_posix()
+    # "./C:x" is a relative path until it is in normal form
+    windows = (PureWindowsPath(text), PureWindowsPath(normal))
+    absolute = normal.startswith("/") or any(path.drive or path.root for path in windows)
+    if absolute or ".." in normal.split("/") or ("\\" in text and ".." in windows[0].parts):
         raise ValueError(f"{where}: path {text!r} leaves {root}; give a relative path inside it, or another `root`")
-    return Path(normal).as_posix()
+    return normal
 
 
 class Inventory:
