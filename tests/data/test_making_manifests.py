@@ -280,4 +280,7 @@ def test_the_command(tmp_path):
     second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 1
     assert "there already" in second.stderr
+    assert "--overwrite true" in second.stderr
     assert "Traceback" not in second.stderr
+    third = subprocess.run([*command, "--overwrite", "true"], capture_output=True, text=True, check=False)
+    assert third.returncode == 0, third.stderr

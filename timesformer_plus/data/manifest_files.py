@@ -97,7 +97,9 @@ def write_manifests(files: Mapping[Path, Manifest], *, root: Path, overwrite: bo
         file for file in texts if file.exists() and not (file == names and file.read_bytes() == texts[file].encode())
     ]
     if there and not overwrite:
-        raise ValueError(f"{', '.join(map(str, there))}: there already; remove it, or give --overwrite to replace it")
+        raise ValueError(
+            f"{', '.join(map(str, there))}: there already; remove it, or give --overwrite true to replace it"
+        )
     for file, text in texts.items():
         file.write_text(text, encoding="utf-8", newline="\n")
 
