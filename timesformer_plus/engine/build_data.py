@@ -209,6 +209,7 @@ def build_train_dataset(
         color_jitter=augment.color_jitter,
         rand_augment=augment.rand_augment,
         erasing=augment.erasing,
+        erasing_mode=augment.erasing_mode,
         fill=recipe.mean,
     )
     return VideoDataset(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from timesformer_plus.data.augment import ErasingMode
 from timesformer_plus.data.clip_reader import Sampling
 from timesformer_plus.data.clips import ShortPolicy
 from timesformer_plus.data.containers import Limits
@@ -122,16 +123,18 @@ class AugmentConfig:
         scale: Smallest and largest share of the frame's area that a crop covers, before it is resized; null keeps the
             scale: the frame is resized until it just covers `img_size`, and cropped at a random place.
         ratio: Smallest and largest width / height of crops, for `scale`.
-        short_side: Smallest and largest length, in pixels, that the shorter side of the frame is resized to before a
-            crop of `img_size` is cut at a random place; takes the place of `scale`.
+        short_side: Smallest and largest length, in pixels, that the shorter side of the frame is resized to before it
+            is cropped.
         multi_scale: Shares of the shorter side from which width and height of a crop at a corner or in the middle are
             drawn, such as [1, 0.875, 0.75, 0.66] (TSN); takes the place of `scale`.
         hflip: Probability of mirroring a clip. Leave it 0 where left and right are different classes, or name those.
         flip_pairs: Pairs of class names that a mirrored clip exchanges, such as
             `[[Pushing left to right, Pushing right to left]]`.
-        color_jitter: Greatest relative change of brightness, contrast and saturation; 0 for none.
-        rand_augment: Operations of RandAugment a clip and their strength, as in `[2, 9]`; null for none.
+        color_jitter: How far brightness, contrast and saturation may change (0.4: by factors from 0.6 to 1.4), as one
+            number, one for each, or four with the hue; 0 for none.
+        rand_augment: RandAugment in timm's words, as in m9-n2: magnitude 9 of 10, 2 operations a clip; null for none.
         erasing: Probability of erasing a rectangle through all frames.
+        erasing_mode: What it is erased with: const, the model's mean colour, or pixel, noise.
         mixup: Alpha of the Beta distribution of mixup's shares; 0 for none.
         cutmix: The same for cutmix, whose box goes through all frames.
         mix_prob: Probability that a batch is mixed at all.
@@ -144,9 +147,10 @@ class AugmentConfig:
     multi_scale: tuple[float, ...] | None = None
     hflip: float = 0.0
     flip_pairs: tuple[tuple[str, str], ...] = ()
-    color_jitter: float = 0.0
-    rand_augment: tuple[int, int] | None = None
+    color_jitter: float | tuple[float, ...] = 0.0
+    rand_augment: str | None = None
     erasing: float = 0.0
+    erasing_mode: ErasingMode = "const"
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_prob: float = 1.0
@@ -159,7 +163,7 @@ class AugmentConfig:
         require(0 < low <= high, f"augment.ratio={list(self.ratio)}: give 0 < low <= high")
         for name in ("hflip", "erasing", "mix_prob", "mix_switch"):
             require(0 <= getattr(self, name) <= 1, f"augment.{name}={getattr(self, name)} is not a probability")
-        for name in ("color_jitter", "mixup", "cutmix"):
+        for name in ("mixup", "cutmix"):
             require(getattr(self, name) >= 0, f"augment.{name}={getattr(self, name)} is negative")
         require(
             not self.flip_pairs or self.hflip > 0,
