@@ -280,6 +280,6 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     run()
     assert "paths are relative to" in capsys.readouterr().out
     assert per_class(splits_of(tmp_path / "v")["train"]) == [3, 3]
-    with pytest.raises(SystemExit, match="error: .*there already; .*--overwrite true"):
+    with pytest.raises(SystemExit, match=r"error: .*there already; .*--overwrite true"):
         run()
     run("--overwrite", "true")
