@@ -21,7 +21,6 @@ READERS = {
     "H.264, open groups": BY_TIME,
     "H.264, intra refresh": ("pyav",),
     "H.264, edit list": BY_TIME,
-    "H.264, turned by its header": BY_TIME,
     "H.264, flv": ("pyav",),
     "H.264, transport stream": ("pyav",),
     "H.264, avi": ("pyav",),

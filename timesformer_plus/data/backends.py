@@ -51,8 +51,7 @@ class DecordDecoder(IndexedDecoder):
     It seeks to frames, so files in which that misses are refused: AVI, MPEG-TS, edit lists that hide frames, open GOPs
     (which is what x265 writes unless told otherwise), and files of several videos, where it need not take the first. So
     are codecs that are younger than its FFmpeg, as AV1, pictures that change their size, which it would stretch, and
-    those turned by the header, which it can hand over in a few sizes only. A damaged frame that FFmpeg manages to patch
-    up comes patched up.
+    members of tar shards. A damaged frame that FFmpeg manages to patch up comes patched up.
     """
 
     name = "decord"
@@ -84,10 +83,8 @@ class DecordDecoder(IndexedDecoder):
             return "decord reads whole files only, no members of a tar shard"
         if index.codec in _TOO_NEW_FOR_DECORD:
             return f"decord reads no {index.codec}"
-        if index.turns:
-            return (
-                "decord cannot hand over pictures that are turned by the header, unless their size happens to suit it"
-            )
+        if index.size[1] in _DECORD_FAILS_AT:
+            return f"decord cannot hand over pictures of this width, {index.size[1]} pixels"
         return f"decord would return wrong frames, {index.trouble}" if index.trouble else ""
 
     def _pictures(self, wanted: Sequence[int]) -> Iterator[Frames]:
@@ -103,6 +100,8 @@ class DecordDecoder(IndexedDecoder):
 
 # decord 0.6 brings FFmpeg 4.1
 _TOO_NEW_FOR_DECORD = ("av1", "vvc")
+# widths in pixels whose rows it pads, and then finds too long: all there are from 16 to 300
+_DECORD_FAILS_AT = (16, 24, 48, 72)
 
 
 class PyTorchVideoDecoder(IndexedDecoder):

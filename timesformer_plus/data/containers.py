@@ -202,7 +202,12 @@ def index_source(source: Source, limits: Limits) -> FrameIndex:
         index = _read_index(source, limits)
     else:
         # it may have been made under other limits
-        limits.check(source.path, "max_pixels", index.size[0] * index.size[1], f"frames of {index.size} pixels")
+        limits.check(
+            source.path,
+            "max_pixels",
+            index.size[0] * index.size[1],
+            f"frames of {index.size[0]}x{index.size[1]} pixels",
+        )
         limits.check(source.path, "max_frames", len(index), f"{len(index):,} frames")
         limits.check(source.path, "max_seconds", index.seconds, f"{index.seconds:,.0f} seconds")
     _INDICES[source] = index

@@ -79,6 +79,22 @@ class Limits:
             reason = f"is too large: {what}, above data.limits.{name}={limit:,}; raise that limit, or leave it out"
             raise DecodeError(path, reason, "too large")
 
+    def check_video(self, path: Path, *, size: tuple[int, int], frames: int, seconds: float) -> None:
+        """Refuse a video beyond a limit; what its header does not say is 0.
+
+        Args:
+            path: The file, for the text.
+            size: (height, width) of a frame, in pixels.
+            frames: How many there are.
+            seconds: How long it is.
+
+        Raises:
+            DecodeError: It is larger than a limit.
+        """
+        self.check(path, "max_pixels", size[0] * size[1], f"frames of {size[0]}x{size[1]} pixels")
+        self.check(path, "max_frames", frames, f"{frames:,} frames")
+        self.check(path, "max_seconds", seconds, f"{seconds:,.0f} seconds")
+
 
 @dataclass(frozen=True)
 class Source:
