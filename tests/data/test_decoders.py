@@ -182,7 +182,7 @@ def archive(plain, tmp_path):
 def test_a_member_of_an_archive_is_read_in_place(decoder, archive, plain):
     path, members = archive
     if decoder == "decord":
-        with pytest.raises(DecodeError, match="decord reads whole files only.*use decoder='pyav'"):
+        with pytest.raises(DecodeError, match=r"decord reads whole files only.*use decoder='pyav'"):
             open_video(path, decoder, member=members[0])
         return
     videos = [open_video(path, decoder, member=member) for member in members]
@@ -368,7 +368,7 @@ def test_missing_decoder(decoder, hidden, message, missing, plain):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_turned_videos_are_upright(degrees, decoder, plain, tmp_path):
+def test_turned_videos_are_upright(degrees, decoder, tmp_path):
     """A phone stores the picture lying down, and how to turn it; frames come as players show them."""
     upright = write_numbered(tmp_path / "upright.mp4", 5, size=(64, 96))
     content = bytearray(upright.read_bytes())

@@ -159,12 +159,8 @@ def _check_header(source: Source, stream: av.VideoStream, limits: Limits) -> Non
     if context is None:
         reason = "is in a codec that FFmpeg does not know; convert it to H.264, or leave it out"
         raise source.error(reason, "unsupported")
-    limits.check(
-        source.path, "max_pixels", context.height * context.width, f"frames of {context.height}x{context.width} pixels"
-    )
-    limits.check(source.path, "max_frames", stream.frames, f"{stream.frames:,} frames")
     seconds = float((stream.duration or 0) * (stream.time_base or 0))
-    limits.check(source.path, "max_seconds", seconds, f"{seconds:,.0f} seconds")
+    limits.check_video(source.path, size=(context.height, context.width), frames=stream.frames, seconds=seconds)
 
 
 # Indices of the files read last: every clip that is read asks for one, and making it goes through the whole file.
@@ -202,14 +198,7 @@ def index_source(source: Source, limits: Limits) -> FrameIndex:
         index = _read_index(source, limits)
     else:
         # it may have been made under other limits
-        limits.check(
-            source.path,
-            "max_pixels",
-            index.size[0] * index.size[1],
-            f"frames of {index.size[0]}x{index.size[1]} pixels",
-        )
-        limits.check(source.path, "max_frames", len(index), f"{len(index):,} frames")
-        limits.check(source.path, "max_seconds", index.seconds, f"{index.seconds:,.0f} seconds")
+        limits.check_video(source.path, size=index.size, frames=len(index), seconds=index.seconds)
     _INDICES[source] = index
     while len(_INDICES) > 1 and sum(map(len, _INDICES.values())) > _MAX_INDEXED_FRAMES:
         _INDICES.popitem(last=False)
@@ -318,10 +307,9 @@ def _checked_index(
     # counter-clockwise, as FFmpeg and numpy count; players do not show other angles either
     turns = round(first.rotation / 90) % 4
     height, width = (first.width, first.height) if turns % 2 else (first.height, first.width)
-    limits.check(source.path, "max_pixels", height * width, f"frames of {height}x{width} pixels")
     fps = float(stream.average_rate or 0)
     seconds = float((stream.duration or 0) * (stream.time_base or 0)) or times[len(times) - 1] + (1 / fps if fps else 0)
-    limits.check(source.path, "max_seconds", seconds, f"{seconds:,.0f} seconds")
+    limits.check_video(source.path, size=(height, width), frames=len(times), seconds=seconds)
     return FrameIndex(
         container=container,
         codec=stream.codec_context.codec.canonical_name,

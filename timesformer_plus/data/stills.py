@@ -92,8 +92,7 @@ class ArrayDecoder(FrameReader):
         if not array.size:
             raise DecodeError(path, f"holds no frame: its shape is {array.shape}; write it again", "empty")
         count, height, width, _ = array.shape
-        limits.check(path, "max_pixels", height * width, f"frames of {height}x{width} pixels")
-        limits.check(path, "max_frames", count, f"{count:,} frames")
+        limits.check_video(path, size=(height, width), frames=count, seconds=0)
         super().__init__(path, count, fps or 0.0, (height, width), limits=limits, short_side=short_side)
 
     @property
