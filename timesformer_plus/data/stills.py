@@ -159,7 +159,7 @@ def _read_image(file: Path, limits: Limits) -> Frames:
         if image.mode[0] in "IF":
             # PIL would cut everything above 255
             raise DecodeError(file, f"has more than 8 bits a colour ({image.mode}); save it with 8", "unsupported")
-        return np.asarray(image.convert("RGB"))[None]
+        return np.array(image.convert("RGB"))[None]
 
 
 @contextmanager
@@ -178,5 +178,7 @@ def _opened_image(file: Path, limits: Limits) -> Iterator[Image.Image]:
                 yield image
     except UnidentifiedImageError as error:
         raise DecodeError(file, f"is no {', '.join(formats)} image; copy it again", "not a video") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise DecodeError(file, f"is too large ({error}); leave it out", "too large") from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise DecodeError(file, f"is damaged ({error}); copy it again", "damaged") from error
