@@ -16,11 +16,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, cast
 
 Notes = dict[str, Any]
 Status = Literal["done", "hang", "crash", "memory", "error"]
+_HELPER = str(Path(__file__).with_name("sandbox_helper.py"))
 
 
 class Outcome(NamedTuple):
@@ -82,14 +84,16 @@ class Sandbox:
             "max_memory": int(max_memory_mb * 1e6),
         }
         self._helper: subprocess.Popen[bytes] | None = None
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  closed on exit; what the helper says on stderr
 
     def __enter__(self) -> Sandbox:
         # OpenBLAS starts its threads on import, and a process with threads must not fork
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        # what the helper has to say at its end; closed on exit
+        self._complaints = tempfile.TemporaryFile()
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._helper = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__}_helper import serve; serve()"],
+            # not by its name: that would import this package, and so torch, which the function may not need
+            [sys.executable, "-c", f"import runpy; runpy.run_path({_HELPER!r}, run_name='__main__')"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,

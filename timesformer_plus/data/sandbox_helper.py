@@ -1,4 +1,7 @@
-"""The helper process of a sandbox: forks workers, hands them calls, and tells how each call went."""
+"""The helper process of a sandbox: forks workers, hands them calls, and tells how each call went.
+
+It is run as a script, and imports nothing of this package but the function that it is to call.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from timesformer_plus.data.sandbox import Notes, Outcome
-
+Notes = dict[str, Any]
 # what a call says is read in pieces of this many bytes
 _PIECE = 1 << 16
 # a function that says more than this, in bytes, has lost its way
@@ -140,8 +142,8 @@ class _Helper:
             notes: Notes = {}
             for line in worker.said.split(b"\n")[:-1]:
                 notes |= json.loads(line).get("notes", {})
-            outcome = Outcome(call["key"], **end, notes=notes, seconds=_now() - worker.start)
-            self.answers.write(json.dumps(outcome._asdict()).encode() + b"\n")
+            outcome = {"key": call["key"], **end, "notes": notes, "seconds": _now() - worker.start}
+            self.answers.write(json.dumps(outcome).encode() + b"\n")
             self.answers.flush()
         elif call is not None:
             self.waiting.appendleft(call | {"again": True})
@@ -237,3 +239,7 @@ def _death(is_late: bool, status: int, plan: Notes) -> Notes:
         return {"status": "memory", "detail": "was killed by the system, most likely for want of memory"}
     what = signal.Signals(number).name if number else f"exit code {os.WEXITSTATUS(status)}"
     return {"status": "crash", "detail": f"its process died ({what})"}
+
+
+if __name__ == "__main__":
+    serve()

@@ -31,6 +31,8 @@ __all__ = ["Scan", "ScanRow", "find_videos", "main", "read_exclude", "read_scan"
 SCAN_FILE = "scan.csv"
 # Goes up when the same file and options give another verdict or other columns.
 FORMAT = 1
+# What checks import; imported once for all of them.
+_LIBRARIES = ("av", "decord", "torchcodec.decoders", "timesformer_plus.data.stills")
 # Seconds between two times that the rows found are brought to the disk.
 _SYNC_EVERY = 2.0
 
@@ -122,7 +124,7 @@ def scan_videos(
         jobs=_processors() if jobs is None else jobs,
         max_seconds=max_seconds_per_file,
         max_memory_mb=max_memory_mb,
-        preload=("av", "decord", "torchcodec.decoders", "timesformer_plus.data.stills"),
+        preload=_LIBRARIES if check is check_video else (),
     )
     known = read_scan(table) if table.exists() else {}
     allowance = f"{max_seconds_per_file:g} s {max_memory_mb:g} MB"
@@ -131,7 +133,7 @@ def scan_videos(
     try:
         known |= journal.rows()
         rows, waiting = _sort_out(targets, blank, known)
-        kept = len(rows)
+        kept = sum(known.get(row.path) == row for row in rows)
         if waiting:
             with ScanProgress(len(waiting), enabled=progress) as bar:
                 _check_all(sandbox, waiting, (decoder, dataclasses.asdict(limits)), journal, rows, bar)
@@ -176,9 +178,16 @@ def find_videos(root: Path) -> list[Target]:
                 path = folder / entry.name
                 if path.suffix.lower() in VIDEO_SUFFIXES and path.suffix.lower() != ".npy":
                     found.append(Target(path.relative_to(root).as_posix(), path))
-                if entry.is_dir():
+                if _is_folder(entry):
                     (links if entry.is_symlink() else folders).append(path)
     return sorted(found)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _listed(root: Path, manifests: Sequence[Manifest]) -> list[Target]:
@@ -291,7 +300,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", type=str | None, default=None, help="As in training, for formats that have one.")
     parser.add_argument("--multi_label", type=bool, default=False, help="As in training.")
     parser.add_argument("--exclude", type=Path | None, default=None, help="Also write the bad paths here, one a line.")
-    options = parser.instantiate(parser.parse_args(argv)).as_dict()
+    options = parser.parse_args(argv)
+    try:
+        options = parser.instantiate(options).as_dict()
+    except ValueError as error:
+        parser.error(str(error))
     exclude, named = options.pop("exclude"), options.pop("manifest")
     reading = {name: options.pop(name) for name in ("format", "target", "multi_label")}
     try:

@@ -54,7 +54,9 @@ def check_video(
     except DecodeError as error:
         if _wants_memory(error):
             raise MemoryError from error
-        note({"kind": error.kind, "reason": " ".join(error.reason.split())})
+        # FFmpeg's own words end in the path, which stands in the table already, shorter
+        reason = error.reason.replace(f": '{Path(path).absolute()}'", "")
+        note({"kind": error.kind, "reason": " ".join(reason.split())})
     except OSError as error:  # the disk, in the middle of the file
         note({"kind": "no access", "reason": f"cannot be read ({error.strerror})"})
     return False

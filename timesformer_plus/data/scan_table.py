@@ -138,7 +138,7 @@ def write_scan(rows: Iterable[ScanRow], path: Path) -> None:
         plain.writerow(COLUMNS)
         for row in sorted(rows, key=lambda row: row.path):
             values = [getattr(row, name) for name in COLUMNS]
-            (quoted if "\r" in row.path else plain).writerow(values)
+            (quoted if "\r" in "".join(map(str, values)) else plain).writerow(values)
 
     _write_whole(path, write)
 
