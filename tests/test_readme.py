@@ -1,16 +1,13 @@
 """What the README says runs."""
 
 import re
-import shlex
 from pathlib import Path
 
-import pytest
 import timm
 import torch
 
 from timesformer_plus import LETTERS, SCHEMES, parse_pattern
-from timesformer_plus.engine.build import build_model
-from timesformer_plus.engine.config import parse_train_config
+from timesformer_plus.data import READERS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -43,14 +40,11 @@ def test_models_of_the_first_example_exist() -> None:
         exec("\n".join(lines), {})
 
 
-def test_the_command_for_ones_own_videos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    (command,) = [line for line in "\n".join(blocks("bash")).splitlines() if "own_videos.yaml" in line]
-    config = parse_train_config(shlex.split(command)[2:])
-    assert config.data.root == Path("my_videos")
-    with torch.device("meta"):
-        model = build_model(config.model, config.data, num_classes=7)
-    assert model.pattern == "s*8 ts*4"
+def test_every_named_format_exists_and_every_format_is_named() -> None:
+    section = README.split("## Data sets")[1].split("\n## ")[0]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[2])}
+    assert named == set(READERS)
 
 
 def test_tables_of_letters_schemes_and_models_are_complete() -> None:

@@ -37,6 +37,22 @@ def test_of_folders_and_shards_names_and_sizes_count(tmp_path):
     assert "has no val-{0..1}.tar" in why_unusable(options)
 
 
+def test_the_split_files_of_hmdb51_count(tmp_path):
+    (tmp_path / "splits").mkdir()
+    file = tmp_path / "splits" / "run_test_split1.txt"
+    file.write_text("a.avi 1\n")
+    options = {
+        "data": {"root": str(tmp_path), "train": "splits/split1/train", "val": "splits/split1/test", "test": None}
+    }
+    assert why_unusable(options) is None
+    first = data_digests(options)
+    assert list(first) == ["splits/split1/train", "splits/split1/test"]
+    file.write_text("a.avi 1\nb.avi 2\n")
+    assert data_digests(options) != first
+    file.unlink()
+    assert "has no splits/split1/train" in why_unusable(options)
+
+
 def test_what_leaves_videos_out_counts(tmp_path):
     for name in ("train.csv", "scan.csv", "bad.txt"):
         (tmp_path / name).write_text(name)

@@ -80,11 +80,15 @@ def _digest(path: Path) -> str | None:
     try:
         if path.is_file():
             return hashlib.sha256(path.read_bytes()).hexdigest()
-        shards = ".tar" in path.suffixes and "{" in str(path)
-        files = expand(path) if shards else sorted(file for file in path.rglob("*") if file.is_file())
-        if not shards and not path.is_dir():
+        if ".tar" in path.suffixes and "{" in str(path):
+            files = expand(path)
+        elif path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+        elif not path.suffix:  # HMDB51: FOLDER/split1/train stands for the files *_test_split1.txt of the folder
+            files = sorted(path.parent.parent.glob(f"*_test_{path.parent.name}.txt"))
+        else:
             return None
         listing = [(os.path.relpath(file, path.parent), file.stat().st_size) for file in files]
-        return hashlib.sha256(repr(listing).encode()).hexdigest()
+        return hashlib.sha256(repr(listing).encode()).hexdigest() if listing else None
     except (OSError, ValueError):  # not readable, or shards of the pattern are missing
         return None
