@@ -15,6 +15,7 @@ from numbered_videos import write_numbered
 from timesformer_plus.data import ClipReader, read_csv
 from timesformer_plus.data.clip_reader import open_video
 from timesformer_plus.data.decoded import Decoded, DecodedFolder
+from timesformer_plus.data.decoders import DecodeError, DecordDecoder
 from timesformer_plus.data.manifests import Member, Sample
 
 FRAME = 48 * 64 * 3
@@ -236,8 +237,6 @@ def test_what_a_folder_holds_is_read_although_it_cannot_be_written(samples, monk
 
 def test_a_video_damaged_elsewhere_fails_no_more_than_without_a_folder(samples, tmp_path, monkeypatch):
     """The whole of it cannot be stored; the clip itself can be read all the same."""
-    from timesformer_plus.data.decoders import DecodeError, DecordDecoder
-
     read = DecordDecoder.read
 
     def damaged(self, indices):
@@ -251,3 +250,16 @@ def test_a_video_damaged_elsewhere_fails_no_more_than_without_a_folder(samples, 
     with pytest.raises(DecodeError):
         reader.read(samples[3], clip=2)
     assert not (tmp_path / "decoded").exists()
+
+
+def test_images_without_a_rate_say_what_to_give_with_and_without_a_stored_copy(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((20, 8, 8, 3), np.uint8))
+    sample = sample_at(tmp_path / "a.npy")
+    stored = {"cache_dir": tmp_path / "decoded", "cache_mb": 1}
+    ClipReader(4, **stored).read(sample)
+    assert list((tmp_path / "decoded").glob("*.npy"))
+    for where in ({}, stored):
+        with pytest.raises(DecodeError, match=r"give data\.image_fps"):
+            ClipReader(4, sampling="seconds", target_fps=5, **where).read(sample)
+    by_seconds = ClipReader(4, sampling="seconds", target_fps=5, image_fps=10, **stored)
+    assert by_seconds.read(sample).frames.shape == (4, 8, 8, 3)

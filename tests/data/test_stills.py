@@ -55,7 +55,7 @@ def test_without_a_frame_rate_there_are_frames_but_no_times(kind, tmp_path):
     video = open_video(path)
     assert video.fps == 0
     assert len(video.read([0, 2])) == 2
-    with pytest.raises(DecodeError, match=r"have no times; give data\.fps"):
+    with pytest.raises(DecodeError, match=r"have no times; give data\.image_fps"):
         video.times  # noqa: B018
 
 

@@ -126,7 +126,7 @@ class ClipReader:
         whole = self._read_whole(sample, video)
         if whole is not None:
             return self._cut(sample, whole, clip, generator)
-        indices, short = self._choose(sample, video.num_frames, lambda: video.times, clip, generator)
+        indices, short = self._choose(sample, video.num_frames, lambda: _seconds(video), clip, generator)
         return ClipFrames(torch.from_numpy(video.read(indices)), short)
 
     def _read_whole(self, sample: Sample, video: Decoder) -> Decoded | None:
@@ -137,7 +137,7 @@ class ClipReader:
             # the size of a frame may cost the decoding of one, so it is asked for only where it matters
             if not self._decoded.fits(3 * video.num_frames * math.prod(video.size)):
                 return None
-            whole = Decoded(video.read(range(video.num_frames)), _times(video))
+            whole = Decoded(video.read(range(video.num_frames)), _seconds_if_any(video))
         except DecodeError:
             # damaged or large in parts that this clip may not touch: with a cache no other videos fail than without
             return None
@@ -163,7 +163,10 @@ class ClipReader:
         )
 
     def _cut(self, sample: Sample, whole: Decoded, clip: int, generator: torch.Generator | None) -> ClipFrames:
-        indices, short = self._choose(sample, len(whole.frames), lambda: whole.times, clip, generator)
+        # what is stored of pictures without times has none; the video itself says what to do about it
+        indices, short = self._choose(
+            sample, len(whole.frames), lambda: whole.times or _seconds(self._open(sample)), clip, generator
+        )
         # a copy: the map is read-only, and a tensor is not
         return ClipFrames(torch.from_numpy(np.array(whole.frames[indices])), short)
 
@@ -219,8 +222,14 @@ class ClipReader:
         return indices, is_short(len(part), self.num_frames, stride)
 
 
-def _times(video: Decoder) -> Sequence[float]:
+def _seconds(video: Decoder) -> list[float]:
+    # hours of video have a million times: an array makes a list of them at once, one by one they take a second
+    times: list[float] = np.asarray(video.times, np.float64).tolist()
+    return times
+
+
+def _seconds_if_any(video: Decoder) -> list[float]:
     try:
-        return video.times
+        return _seconds(video)
     except DecodeError:  # pictures of which nobody said how many are shown a second
-        return ()
+        return []

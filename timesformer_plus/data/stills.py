@@ -107,7 +107,7 @@ class ArrayDecoder(FrameReader):
 
 def _even_times(path: Path, count: int, fps: float) -> FrameTimes:
     if not fps:
-        raise DecodeError(path, "frames without a video file have no times; give data.fps", "unsupported")
+        raise DecodeError(path, "frames without a video file have no times; give data.image_fps", "unsupported")
     return FrameTimes(np.arange(count, dtype=np.int64), 1 / Fraction(fps).limit_denominator(1_000_000))
 
 
