@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from timesformer_plus.data.guard import DecodeError, Limits, Source, admit, identify, identify_source
 from timesformer_plus.data.packets import Packets, read_packets
+from timesformer_plus.data.truncation import missing_bytes
 
 if TYPE_CHECKING:
     import av
@@ -35,6 +36,7 @@ __all__ = [
     "identify",
     "index_frames",
     "index_source",
+    "main_video",
     "open_container",
 ]
 
@@ -95,7 +97,7 @@ class FrameIndex:
         fps: Average frames per second; 0 where the file does not say.
         announced: Frames that the header announces; 0 where it does not say.
         seconds: Duration by the header; where it does not say, from the first frame to the end of the last.
-        stream: Place of the file's first video, which is the one that is read, among all of its streams.
+        stream: Place of the video that is read, the first that is no cover picture, among all streams of the file.
         seekable: Whether seeking by time finds every frame.
         trouble: Why seeking, by time or by number, may give another frame than the one wanted; empty where it does not.
     """
@@ -139,9 +141,7 @@ def open_container(source: Source, container: str, limits: Limits) -> Iterator[a
     file = source.open() if source.member else None
     try:
         with av.open(file or str(source.path), format=container, options={"protocol_whitelist": "file"}) as opened:
-            if not opened.streams.video:
-                raise source.error("holds no video stream; remove it from the manifest", "not a video")
-            stream = opened.streams.video[0]
+            stream = main_video(source, opened)
             _check_header(source, stream, limits)
             stream.codec_context.thread_count = 1
             # a stream whose pictures grow beyond what its header said stops the decoder before it makes room for them
@@ -152,6 +152,26 @@ def open_container(source: Source, container: str, limits: Limits) -> Iterator[a
     finally:
         if file is not None:
             file.close()
+
+
+def main_video(source: Source, opened: av.container.InputContainer) -> av.VideoStream:
+    """The stream that is read: the first video that is no cover picture.
+
+    Raises:
+        DecodeError: There is none.
+    """
+    for stream in opened.streams.video:
+        if not _is_cover(stream):
+            return stream
+    found = "a cover picture only" if opened.streams.video else "no video stream"
+    raise source.error(f"holds {found}; remove it from the manifest", "not a video")
+
+
+def _is_cover(stream: av.VideoStream) -> bool:
+    from av.stream import Disposition
+
+    # mp4, mov and mkv keep it as a video of its own
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _check_header(source: Source, stream: av.VideoStream, limits: Limits) -> None:
@@ -207,6 +227,13 @@ def index_source(source: Source, limits: Limits) -> FrameIndex:
 
 def _read_index(source: Source, limits: Limits) -> FrameIndex:
     container = identify_source(source)
+    try:
+        missing = missing_bytes(source, container)
+    except OSError as error:
+        raise source.error(f"cannot be read ({error.strerror})", "no access") from error
+    if missing:
+        reason = f"is cut off: {missing:,} of {source.size + missing:,} bytes are missing; copy it again"
+        raise source.error(reason, "cut off")
     with open_container(source, container, limits) as opened:
         if container in INDEXED:
             return _index_packets(source, container, opened, limits)
@@ -214,8 +241,8 @@ def _read_index(source: Source, limits: Limits) -> FrameIndex:
 
 
 def _index_packets(source: Source, container: str, opened: av.container.InputContainer, limits: Limits) -> FrameIndex:
-    stream = opened.streams.video[0]
-    packets, first = read_packets(source, opened, limits)
+    stream = main_video(source, opened)
+    packets, first = read_packets(source, opened, stream, limits)
     shown = np.sort(packets.time[~packets.hidden])
     if first is None or first.pts is None or not len(shown):
         raise source.error("holds no frame that can be decoded; copy it again", "damaged")
@@ -225,7 +252,7 @@ def _index_packets(source: Source, container: str, opened: av.container.InputCon
     end = (packets.time + 1.5 * packets.duration).max() - start
     if len(packets.time) < stream.frames and end < (stream.duration or 0):
         raise source.error(f"is cut off after {len(packets.time)} of {stream.frames} frames; copy it again", "cut off")
-    seekable, trouble = _trouble(opened, packets, shown, first.pts)
+    seekable, trouble = _trouble(opened, stream, packets, shown, first.pts)
     # what comes before the first frame that can be decoded is no frame of a sequential decode
     shown = shown[shown >= first.pts]
     keys = np.empty((0, 2), np.int64)
@@ -241,11 +268,13 @@ def _index_packets(source: Source, container: str, opened: av.container.InputCon
 
 
 def _trouble(
-    opened: av.container.InputContainer, packets: Packets, shown: NDArray[np.int64], first: int
+    opened: av.container.InputContainer,
+    stream: av.VideoStream,
+    packets: Packets,
+    shown: NDArray[np.int64],
+    first: int,
 ) -> tuple[bool, str]:
     """Whether seeking by time finds every frame, and what makes seeking by number, or by either, miss some."""
-    from av.stream import Disposition
-
     if first != shown[0]:
         return False, "it begins in the middle of a group of pictures"
     if packets.untimed or not (np.diff(shown) > 0).all():
@@ -254,10 +283,11 @@ def _trouble(
         return False, "some key frames show the whole picture only later (intra refresh)"
     if packets.invisible:
         return False, "its codec hides frames"
-    if len(shown) < max(len(packets.time), opened.streams.video[0].frames):
+    if stream != opened.streams.video[0]:
+        return False, "a cover picture comes before its video"
+    if len(shown) < max(len(packets.time), stream.frames):
         return True, "an edit list hides frames"
-    # cover art is a video stream of its own in mp4 and mov
-    videos = sum(not video.disposition & Disposition.attached_pic for video in opened.streams.video)
+    videos = sum(not _is_cover(video) for video in opened.streams.video)
     if videos > 1:
         return True, f"of its {videos} videos, the first is not always taken for the main one"
     if packets.has_open_groups():
@@ -270,7 +300,7 @@ def _trouble(
 def _index_by_decoding(
     source: Source, container: str, opened: av.container.InputContainer, limits: Limits
 ) -> FrameIndex:
-    stream = opened.streams.video[0]
+    stream = main_video(source, opened)
     first: av.VideoFrame | None = None
     shown = array("q")
     untimed = False

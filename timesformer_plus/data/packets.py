@@ -42,10 +42,9 @@ class Packets(NamedTuple):
 
 
 def read_packets(
-    source: Source, opened: av.container.InputContainer, limits: Limits
+    source: Source, opened: av.container.InputContainer, stream: av.VideoStream, limits: Limits
 ) -> tuple[Packets, av.VideoFrame | None]:
-    """All packets of the first video, and the first frame that can be decoded."""
-    stream = opened.streams.video[0]
+    """All packets of a video, and the first frame that can be decoded."""
     codec = stream.codec_context.codec.canonical_name
     length_bytes = unit_length_bytes(codec, stream.codec_context.extradata)
     first: av.VideoFrame | None = None

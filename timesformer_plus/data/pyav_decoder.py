@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from timesformer_plus.data.backends import IndexedDecoder, upright
-from timesformer_plus.data.containers import open_container
+from timesformer_plus.data.containers import main_video, open_container
 from timesformer_plus.data.frame_reader import Frames
 from timesformer_plus.data.guard import DecodeError
 
@@ -46,7 +46,7 @@ class PyAVDecoder(IndexedDecoder):
     def _by_count(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         left = set(wanted)
         with open_container(self._source, self._index.container, self._limits) as opened:
-            for i, frame in enumerate(opened.decode(video=0)):
+            for i, frame in enumerate(opened.decode(main_video(self._source, opened))):
                 if i in left:
                     self._check_whole(i, frame)
                     left.remove(i)
@@ -67,7 +67,7 @@ class PyAVDecoder(IndexedDecoder):
         if not left:
             return
         with open_container(self._source, self._index.container, self._limits) as opened:
-            for i, frame in self._matched(opened.decode(video=0), list(left)):
+            for i, frame in self._matched(opened.decode(main_video(self._source, opened)), list(left)):
                 self._check_whole(i, frame)
                 left.popleft()
                 yield i, frame
@@ -96,7 +96,7 @@ class PyAVDecoder(IndexedDecoder):
         """The frames of a run, up to the first that is not found whole."""
         import av
 
-        stream = opened.streams.video[0]
+        stream = main_video(self._source, opened)
         key_time, seek_to = self._index.keys[key].tolist()
         try:
             if key:
