@@ -94,7 +94,7 @@ def plant(root: Path) -> Counter[str]:
     with open(os.fsencode(root) + b"/bytes \xff.mp4", "wb") as file:
         file.write(video.read_bytes())
     kinds = {
-        "short1.mp4": "cut off", "short2.mp4": "cut off", "hole.mp4": "damaged", "head.mp4": "damaged",
+        "short1.mp4": "cut off", "short2.mp4": "cut off", "hole.mp4": "damaged", "head.mp4": "cut off",
         "empty.mp4": "empty", "text.mp4": "not a video", "concat.mp4": "not a video", "picture.mp4": "not a video",
         "magic.mkv": "damaged", "tone.mp4": "not a video", "large.mp4": "too large", "pipe.mp4": "not a file",
         "folder.mp4": "not a file", "nowhere.mp4": "missing", "loop.mp4": "no access", "bytes \\udcff.mp4": "name",
