@@ -22,7 +22,8 @@ from timesformer_plus.engine.build import build_model
 from timesformer_plus.engine.build_data import build_manifests, build_recipe, build_train_dataset
 from timesformer_plus.engine.config import dump_config
 from timesformer_plus.engine.data_config import AugmentConfig
-from timesformer_plus.engine.preview import WatchedDataset, choose_samples, main, preview
+from timesformer_plus.engine.preview import choose_samples, main, preview
+from timesformer_plus.engine.watched import WatchedDataset
 
 TOOL = str(Path(__file__).parents[2] / "tools" / "preview.py")
 AUGMENT = AugmentConfig(scale=(0.5, 1.0), hflip=0.5, flip_pairs=(("left", "right"),))

@@ -26,10 +26,12 @@ class ClipFrames(NamedTuple):
 
     Attributes:
         frames: uint8, (T, H, W, 3).
+        indices: Their numbers in the video.
         short: Whether the video, or its labelled part, was too short for the clip, so that frames come again.
     """
 
     frames: Tensor
+    indices: list[int]
     short: bool
 
 
@@ -127,7 +129,7 @@ class ClipReader:
         if whole is not None:
             return self._cut(sample, whole, clip, generator)
         indices, short = self._choose(sample, video.num_frames, lambda: _seconds(video), clip, generator)
-        return ClipFrames(torch.from_numpy(video.read(indices)), short)
+        return ClipFrames(torch.from_numpy(video.read(indices)), indices, short)
 
     def _read_whole(self, sample: Sample, video: Decoder) -> Decoded | None:
         """All frames of a video that can be kept; ``None`` for another."""
@@ -152,6 +154,14 @@ class ClipReader:
             )
         return whole
 
+    def times(self, sample: Sample) -> list[float]:
+        """When each frame of a video appears, in seconds; empty for pictures of which nobody said.
+
+        Raises:
+            DecodeError: The video cannot be read.
+        """
+        return _seconds_if_any(self._open(sample))
+
     def _open(self, sample: Sample) -> Decoder:
         return open_video(
             sample.path,
@@ -168,7 +178,7 @@ class ClipReader:
             sample, len(whole.frames), lambda: whole.times or _seconds(self._open(sample)), clip, generator
         )
         # a copy: the map is read-only, and a tensor is not
-        return ClipFrames(torch.from_numpy(np.array(whole.frames[indices])), short)
+        return ClipFrames(torch.from_numpy(np.array(whole.frames[indices])), indices, short)
 
     def _choose(
         self,

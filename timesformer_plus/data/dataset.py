@@ -126,16 +126,16 @@ class VideoDataset(Dataset[Clip]):
         generator = torch.Generator().manual_seed(seed)
         clip, crop = divmod(view, self.num_crops)
         if self.on_error == "raise":
-            index, (frames, short), error = wanted, self._read(wanted, clip, generator), None
+            index, read, error = wanted, self._read(wanted, clip, generator), None
         else:
-            index, (frames, short), error = self._read_or_substitute(wanted, clip, generator)
+            index, read, error = self._read_or_substitute(wanted, clip, generator)
         # torchvision draws from torch's global CPU generator; the caller's is put back afterwards. torch.manual_seed
         # would reseed the GPUs as well, which fork_rng(devices=[]) does not restore.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            video, flipped = self.transform(frames, crop=crop, num_crops=self.num_crops)
+            video, flipped = self.transform(read.frames, crop=crop, num_crops=self.num_crops)
         problem, reason = ("", "") if error is None else (error.kind, str(error))
-        return Clip(video, self._target(index, flipped), index, view, wanted, problem, reason, short)
+        return Clip(video, self._target(index, flipped), index, view, wanted, problem, reason, read.short)
 
     def _read(self, index: int, clip: int, generator: torch.Generator) -> ClipFrames:
         return self.reader.read(self.manifest.samples[index], clip=clip, generator=generator)

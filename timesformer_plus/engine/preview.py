@@ -10,21 +10,18 @@ import dataclasses
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from timesformer_plus.data.clip_reader import ClipReader
-from timesformer_plus.data.dataset import Clip, VideoDataset
+from timesformer_plus.data.dataset import Clip
 from timesformer_plus.data.decoders import DecodeError
-from timesformer_plus.data.manifests import Manifest, Sample
+from timesformer_plus.data.manifests import Manifest
 from timesformer_plus.data.sheets import Picture, SheetRow, draw_sheet
-from timesformer_plus.data.transforms import ClipTransform, Transformed
 from timesformer_plus.engine.build import build_model
 from timesformer_plus.engine.build_data import (
     ClipRecipe,
@@ -37,6 +34,7 @@ from timesformer_plus.engine.build_data import (
 )
 from timesformer_plus.engine.config import TrainConfig, train_parser
 from timesformer_plus.engine.data_config import AugmentConfig
+from timesformer_plus.engine.watched import Draw, WatchedDataset
 
 SplitName = Literal["train", "val", "test"]
 SHEET_FILE = "preview.png"
@@ -49,95 +47,6 @@ LABELS_WIDTH = 190
 MOST_COLUMNS = 12
 # how long a frame of the animation is shown where nobody knows better, at least, and at most, in seconds
 FRAME_SECONDS, SHORTEST, LONGEST = 0.125, 0.04, 0.5
-
-
-class Draw(NamedTuple):
-    """One clip of a video.
-
-    Attributes:
-        clip: What the data set gives.
-        decoded: The frames before the transform, uint8 (T, H, W, 3).
-        frames: Their numbers in the video.
-        times: Their times in seconds; empty where nobody knows.
-        flipped: Whether the transform mirrored them.
-    """
-
-    clip: Clip
-    decoded: Tensor
-    frames: list[int]
-    times: list[float]
-    flipped: bool
-
-    def pictures(self) -> list[Picture]:
-        """What the model sees, (H', W', 3) each."""
-        return list(self.clip.video.permute(1, 2, 3, 0).numpy())
-
-
-class WatchedDataset:
-    """Looks over the shoulder of a data set: its clips come with the frames that they were made of.
-
-    Args:
-        dataset: The data set; from here on it is watched.
-    """
-
-    def __init__(self, dataset: VideoDataset) -> None:
-        self.dataset = dataset
-        self._reader = dataset.reader = _WatchedReader.of(dataset.reader)
-        self._transform = dataset.transform = _WatchedTransform(dataset.transform)
-
-    def draw(self, epoch: int, index: int, view: int) -> Draw:
-        """Load a clip.
-
-        Raises:
-            DecodeError: As the data set.
-        """
-        clip = self.dataset[epoch, index, view]
-        reader, transform = self._reader, self._transform
-        return Draw(clip, transform.frames, reader.chosen, reader.chosen_times, transform.flipped)
-
-
-class _WatchedReader(ClipReader):
-    """Remembers which frames it chose last."""
-
-    chosen: list[int]
-    chosen_times: list[float]
-
-    @classmethod
-    def of(cls, reader: ClipReader) -> _WatchedReader:
-        watched = cls.__new__(cls)
-        watched.__dict__.update(reader.__dict__)
-        return watched
-
-    def _choose(
-        self,
-        sample: Sample,
-        total: int,
-        times: Callable[[], Sequence[float]],
-        clip: int,
-        generator: torch.Generator | None,
-    ) -> tuple[list[int], bool]:
-        self.chosen, short = super()._choose(sample, total, times, clip, generator)
-        try:
-            known = times()
-            self.chosen_times = [known[i] for i in self.chosen] if len(known) else []
-        except DecodeError:  # pictures of which nobody said how many are shown a second
-            self.chosen_times = []
-        return self.chosen, short
-
-
-class _WatchedTransform:
-    """Remembers what it was given last."""
-
-    def __init__(self, transform: ClipTransform) -> None:
-        self.transform = transform
-        self.frames = torch.empty(0)
-        self.flipped = False
-
-    def __call__(self, frames: Tensor, *, crop: int = 0, num_crops: int = 1) -> Transformed:
-        self.frames = frames
-        made = self.transform(frames, crop=crop, num_crops=num_crops)
-        self.flipped = made.flipped
-        return made
 
 
 def preview(config: TrainConfig, *, split: SplitName = "train", n: int = 8, draws: int = 2) -> tuple[Path, Path]:
