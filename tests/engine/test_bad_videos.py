@@ -16,7 +16,7 @@ COUNT = 200
 BAD = {
     "empty": lambda _: b"",
     "not a video": lambda _: b"<html>404 not found</html>" * 20,
-    "damaged": lambda good: good[: len(good) // 2],  # mp4 has its index at the end
+    "cut off": lambda good: good[: len(good) // 2],
 }
 
 
@@ -91,10 +91,9 @@ def test_with_a_raised_limit_it_goes_to_the_end_and_counts(planted, tmp_path, ca
     assert all(any(name in line for line in said) for name in wrong)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_processes_and_workers_count_together(planted, tmp_path, workers):
+def test_processes_and_workers_count_together(planted, tmp_path):
     folder, wrong = planted
-    config = run_of(tmp_path / "run", folder, max_bad=20, num_workers=workers)
+    config = run_of(tmp_path / "run", folder, max_bad=20, num_workers=1)
     code, output = finish(start(config, processes=2))
     assert code == 0, output
     assert json.loads((config.output / "result.json").read_text())["bad_videos"] == {
