@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -11,8 +12,11 @@ from typing import Any, cast
 import numpy as np
 
 from timesformer_plus.data.containers import FrameIndex
-from timesformer_plus.data.frame_reader import FrameReader, Frames
+from timesformer_plus.data.frame_reader import FrameReader, Frames, block_frames
 from timesformer_plus.data.guard import Limits, Source
+
+# a jump that saves fewer frames than this is not worth emptying a decoder for
+WORTH_SEEKING = 8
 
 
 class IndexedDecoder(FrameReader):
@@ -107,9 +111,9 @@ _DECORD_FAILS_AT = (16, 24, 48, 72)
 class PyTorchVideoDecoder(IndexedDecoder):
     """Frames by pytorchvideo's ``EncodedVideo`` with its PyAV backend; refuses AVI and MPEG-TS.
 
-    It reads spans of seconds, so an index is turned into the exact time of its frame first. Everything between the
-    first and the last frame asked for is decoded, and held as float32: meant for short clips and for parity with code
-    that builds on pytorchvideo.
+    It reads spans of seconds, so an index is turned into the exact time of its frame first. Frames come as float32 and
+    each span begins at a key frame; a Matroska file, whose streams do not say how long they are, is decoded whole when
+    it is opened. Meant for parity with code that builds on pytorchvideo rather than for speed.
     """
 
     name = "pytorchvideo"
@@ -121,16 +125,36 @@ class PyTorchVideoDecoder(IndexedDecoder):
             reason = f"pytorchvideo would return wrong frames, {index.trouble}; use decoder='pyav'"
             raise source.error(reason, "unsupported")
         super().__init__(source, index, limits=limits, short_side=short_side)
+        if index.container == "matroska":
+            held = f"{len(index):,} frames of {index.size[0]}x{index.size[1]}, which pytorchvideo holds all at once"
+            limits.check(source.path, "max_read_bytes", len(index) * math.prod(index.size) * 3, held)
         try:
             self._video: Any = EncodedVideoPyAV(self._openable(), source.path.name, decode_audio=False)
+            context = self._video._container.streams.video[0].codec_context
+            if not context.is_open:
+                # it leaves the number to FFmpeg, which then patches damaged frames up differently every time
+                context.thread_count = 1
         except (RuntimeError, OSError) as error:
             raise source.error(f"pytorchvideo cannot open it ({first_line(error)})", "damaged") from error
 
     def _pictures(self, wanted: Sequence[int]) -> Iterator[Frames]:
+        # it holds whatever lies between two frames too, as float32
+        most = max(1, block_frames(self._stored) // 4)
+        span = [wanted[0]]
+        for i in wanted[1:]:
+            if i - span[0] >= most or i - span[-1] > WORTH_SEEKING:
+                yield self._read_span(span)
+                span = []
+            span.append(i)
+        yield self._read_span(span)
+
+    def _read_span(self, wanted: list[int]) -> Frames:
         first, last = wanted[0], wanted[-1]
         times = self._index.times
+        # its seconds count from what the header says, not from the first frame
+        delay = (self._index.start - self._video._video_start_pts) * times.tick
         # the end of the span is exclusive: one tick after the last frame's time
-        video = self._video.get_clip(times.exact(first), times.exact(last) + times.tick)["video"]
+        video = self._video.get_clip(times.exact(first) + delay, times.exact(last) + delay + times.tick)["video"]
         found = 0 if video is None else video.shape[1]
         if found != last - first + 1:
             reason = (
@@ -138,7 +162,7 @@ class PyTorchVideoDecoder(IndexedDecoder):
             )
             raise self._source.error(reason, "damaged")
         chosen = video[:, [i - first for i in wanted]].permute(1, 2, 3, 0).byte().numpy()
-        yield upright(chosen, self._index.turns)
+        return upright(chosen, self._index.turns)
 
 
 class TorchCodecDecoder(IndexedDecoder):
@@ -181,6 +205,13 @@ class TorchCodecDecoder(IndexedDecoder):
             except self._errors as error:
                 reason = f"torchcodec cannot read frames {block} ({first_line(error)}); try decoder='pyav'"
                 raise self._source.error(reason, "damaged") from error
+            # past a frame that it cannot decode it goes on with the next that it can
+            times = batch.pts_seconds.numpy() - self._reader.metadata.begin_stream_seconds
+            expected = np.asarray(self._index.times)[block]
+            if (abs(times - expected) > self._index.times.tick / 2).any():
+                found = np.flatnonzero(abs(times - expected) > self._index.times.tick / 2)[0]
+                reason = f"torchcodec returned another frame than {block[found]}; the file is damaged"
+                raise self._source.error(reason, "damaged")
             yield cast(Frames, batch.data.numpy())
 
 

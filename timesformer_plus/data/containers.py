@@ -90,8 +90,8 @@ class FrameIndex:
         codec: FFmpeg's name of the codec.
         size: (height, width) in pixels of the upright frames.
         turns: Counter-clockwise quarter turns that bring the frames upright.
-        times: Time of every frame that a sequential decode gives, in seconds after the stream's start, ascending.
-        start: The time, in ticks, that the file gives to the stream's start.
+        times: Time of every frame that a sequential decode gives, in seconds after the first one, ascending.
+        start: The time, in ticks, that the file gives to the first frame.
         keys: Time of each key frame's picture and the time to seek to for it, in the file's ticks, (K, 2); empty where
             nobody can seek.
         fps: Average frames per second; 0 where the file does not say.
@@ -248,22 +248,23 @@ def _index_packets(source: Source, container: str, opened: av.container.InputCon
         raise source.error("holds no frame that can be decoded; copy it again", "damaged")
     # A file that is cut off still has the header of the whole. So has one whose edit list leaves out frames, but that
     # one's duration counts only what is shown. Half a frame of slack: the last one's duration is often a guess.
-    start = stream.start_time or 0
-    end = (packets.time + 1.5 * packets.duration).max() - start
+    end = (packets.time + 1.5 * packets.duration).max() - (stream.start_time or 0)
     if len(packets.time) < stream.frames and end < (stream.duration or 0):
         raise source.error(f"is cut off after {len(packets.time)} of {stream.frames} frames; copy it again", "cut off")
     seekable, trouble = _trouble(opened, stream, packets, shown, first.pts)
     # what comes before the first frame that can be decoded is no frame of a sequential decode
-    shown = shown[shown >= first.pts]
+    shown = shown[np.searchsorted(shown, first.pts) :]
+    if not len(shown):
+        raise source.error("shows a frame that it does not list; copy it again", "damaged")
     keys = np.empty((0, 2), np.int64)
     if (np.diff(shown) > 0).all() and not packets.untimed:
         # mov files are sought by the time of decoding, matroska by that of showing
         seek_to = packets.decoded if container == "mov" else packets.time
         keys = np.stack([packets.time, seek_to], axis=1)[packets.key & (packets.time >= first.pts)]
         keys = keys[np.argsort(keys[:, 0], kind="stable")]
-    times = FrameTimes(shown - start, stream.time_base or Fraction(0))
+    times = FrameTimes(shown - shown[0], stream.time_base or Fraction(0))
     return _checked_index(
-        source, container, stream, first, times, limits, keys=keys, seekable=seekable, trouble=trouble
+        source, container, stream, first, times, limits, start=shown[0], keys=keys, seekable=seekable, trouble=trouble
     )
 
 
@@ -283,6 +284,8 @@ def _trouble(
         return False, "some key frames show the whole picture only later (intra refresh)"
     if packets.invisible:
         return False, "its codec hides frames"
+    if packets.sizes > 1:
+        return False, "its pictures change their size"
     if stream != opened.streams.video[0]:
         return False, "a cover picture comes before its video"
     if len(shown) < max(len(packets.time), stream.frames):
@@ -292,8 +295,6 @@ def _trouble(
         return True, f"of its {videos} videos, the first is not always taken for the main one"
     if packets.has_open_groups():
         return True, "some frames depend on a key frame that comes after them (open GOP)"
-    if packets.sizes > 1:
-        return True, "its pictures change their size"
     return True, ""
 
 
@@ -319,7 +320,9 @@ def _index_by_decoding(
     times = FrameTimes(ticks - ticks[0], tick)
     trouble = f"{container} files have no exact index"
     keys = np.empty((0, 2), np.int64)
-    return _checked_index(source, container, stream, first, times, limits, keys=keys, seekable=False, trouble=trouble)
+    return _checked_index(
+        source, container, stream, first, times, limits, start=0, keys=keys, seekable=False, trouble=trouble
+    )
 
 
 def _checked_index(
@@ -330,6 +333,7 @@ def _checked_index(
     times: FrameTimes,
     limits: Limits,
     *,
+    start: int,
     keys: NDArray[np.int64],
     seekable: bool,
     trouble: str,
@@ -346,7 +350,7 @@ def _checked_index(
         size=(height, width),
         turns=turns,
         times=times,
-        start=stream.start_time or 0,
+        start=int(start),
         keys=keys,
         fps=fps,
         announced=stream.frames,

@@ -67,7 +67,7 @@ class Decoder(Protocol):
 
     @property
     def times(self) -> Sequence[float]:
-        """When each frame is shown, in seconds after the stream's start, ascending; (num_frames,).
+        """When each frame is shown, in seconds after the first one, ascending; (num_frames,).
 
         Raises:
             DecodeError: Frames without times: images or an array, and no ``fps`` given.

@@ -26,7 +26,6 @@ class FrameReader(ABC):
         num_frames: How many frames can be read.
         fps: Average frames per second; 0 where nobody knows.
         stored: (height, width) of the upright frames as they are stored, in pixels.
-        times: Seconds after the stream's start, ascending, one a frame.
         limits: How large a read may be.
         short_side: See ``open_video``.
 
@@ -103,10 +102,14 @@ class FrameReader(ABC):
 
     def _blocks(self, wanted: Sequence[int]) -> Iterator[list[int]]:
         """Cut a list of frame numbers into pieces that can be decoded at once without taking much memory."""
-        height, width = self._stored
-        step = max(1, _BLOCK_BYTES // (height * width * 3))
+        step = block_frames(self._stored)
         for start in range(0, len(wanted), step):
             yield list(wanted[start : start + step])
+
+
+def block_frames(size: tuple[int, int]) -> int:
+    """How many frames of (height, width) pixels are decoded at a time."""
+    return max(1, _BLOCK_BYTES // (size[0] * size[1] * 3))
 
 
 def _fitted(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from timesformer_plus.data.backends import IndexedDecoder, upright
+from timesformer_plus.data.backends import WORTH_SEEKING, IndexedDecoder, upright
 from timesformer_plus.data.containers import main_video, open_container
 from timesformer_plus.data.frame_reader import Frames
 from timesformer_plus.data.guard import DecodeError
@@ -17,9 +17,6 @@ from timesformer_plus.data.guard import DecodeError
 if TYPE_CHECKING:
     import av
     import av.container
-
-# a jump that saves fewer frames than this is not worth emptying the decoder for
-_WORTH_SEEKING = 8
 
 
 class PyAVDecoder(IndexedDecoder):
@@ -82,9 +79,9 @@ class PyAVDecoder(IndexedDecoder):
         numbers = np.searchsorted(ticks, key_times - start)
         rows = np.searchsorted(key_times, ticks[list(wanted)] + start, side="right") - 1
         first, run = 0, [wanted[0]]
-        first = max(0, int(rows[0])) if numbers[max(0, rows[0])] >= _WORTH_SEEKING else 0
+        first = max(0, int(rows[0])) if numbers[max(0, rows[0])] >= WORTH_SEEKING else 0
         for i, row in zip(wanted[1:], rows[1:].tolist(), strict=True):
-            if numbers[row] > run[-1] + _WORTH_SEEKING:
+            if numbers[row] > run[-1] + WORTH_SEEKING:
                 yield first, run
                 first, run = row, []
             run.append(i)
