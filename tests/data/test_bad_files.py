@@ -123,10 +123,9 @@ def test_the_watch_sees_what_an_unguarded_library_opens(planted):
     paths, secret = planted
     watch = Watch(secret)
     # what FFmpeg does with two of the files when it is left alone
-    with av.open(
-        str(paths["data in another file"]), options={"enable_drefs": "1", "use_absolute_path": "1"}
-    ) as container:
-        assert number_of(next(container.decode(video=0)).to_ndarray(format="rgb24")) == 200
+    options = {"enable_drefs": "1", "use_absolute_path": "1"}
+    with av.open(str(paths["data in another file"]), options=options) as container:
+        assert next(container.demux(video=0)).size
     assert watch.opened() != b""
     with av.open(str(paths["playlist of ffmpeg"]), options={"safe": "0"}) as container:
         assert number_of(next(container.decode(video=0)).to_ndarray(format="rgb24")) == 200
