@@ -78,6 +78,25 @@ def test_views_are_clips_in_time_by_crops_in_space(manifest):
         assert torch.equal(views[3 * clip + crop], whole.video[..., left : left + 48])
 
 
+def test_crops_of_a_clip_are_cut_from_frames_that_are_read_once(manifest, monkeypatch):
+    def watched():
+        dataset = make(manifest, num_clips=2, num_crops=3, transform=EvalTransform(48))
+        read, opened = dataset.reader.read, []
+        monkeypatch.setattr(
+            dataset.reader, "read", lambda sample, **given: opened.append(sample.id) or read(sample, **given)
+        )
+        return dataset, opened
+
+    dataset, opened = watched()
+    forwards = {(i, v): dataset[(0, i, v)].video for i in range(2) for v in range(6)}
+    assert opened == ["0.mp4"] * 2 + ["1.mp4"] * 2
+    # in another order they are read again, and are the same
+    dataset, opened = watched()
+    for i, v in itertools.product(range(2), (5, 0, 4, 1, 3, 2)):
+        assert torch.equal(dataset[(0, i, v)].video, forwards[i, v])
+    assert len(opened) == 12
+
+
 @pytest.mark.parametrize(("short", "expected"), [("repeat", [0, 3, 6, 6]), ("loop", [0, 3, 6, 2])])
 def test_short_videos(manifest, short, expected):
     clip = make(manifest, short=short)[(0, 2, 0)]
@@ -227,10 +246,26 @@ def test_a_substitute_is_a_function_of_the_key_and_has_its_own_label(some_bad):
         assert torch.equal(again[(epoch, wanted, 0)].video, clip.video)
 
 
-def test_a_second_attempt_saves_a_video(some_bad, monkeypatch):
+def test_a_substitute_does_not_depend_on_where_the_reading_failed(some_bad, monkeypatch):
+    """Before a random number is drawn, or after: what stands in is the same."""
+    dataset = make(some_bad, training=True, on_error="substitute", seed=1)
+    expected = [dataset[(epoch, 0, 0)].index for epoch in range(8)]
+    read = dataset.reader.read
+
+    def late(sample, *, generator, clip):
+        if sample.id == "0.mp4":
+            torch.rand(3, generator=generator)
+        return read(sample, generator=generator, clip=clip)
+
+    monkeypatch.setattr(dataset.reader, "read", late)
+    assert [dataset[(epoch, 0, 0)].index for epoch in range(8)] == expected
+
+
+@pytest.mark.parametrize("on_error", ["raise", "substitute"])
+def test_a_second_attempt_saves_a_video(some_bad, monkeypatch, on_error):
     """A disk that fails every other time: the clip is that of a healthy one, and nothing is counted."""
     healthy = make(some_bad, training=True)[(0, 1, 0)]
-    dataset = make(some_bad, training=True, on_error="substitute")
+    dataset = make(some_bad, training=True, on_error=on_error)
     read, attempts = dataset.reader.read, []
 
     def flaky(sample, **arguments):
@@ -294,6 +329,7 @@ def test_keys_outside(manifest, key):
         ({"seed": -1}, "seed=-1"),
         ({"cache_mb": -1}, "cache_mb=-1"),
         ({"cache_mb": 1}, "cache_dir=None: name the folder of decoded videos"),
+        ({"cache_dir": "here"}, "cache_mb=0 with cache_dir='here'"),
         ({"short": "wrap"}, "short='wrap' is unknown; allowed are 'repeat', 'loop', 'error'"),
         ({"target_fps": 5}, "sampling='seconds' needs"),
         ({"sampling": "seconds"}, "sampling='seconds' needs"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numbered_videos import write_numbered
 
-from timesformer_plus.data import ClipReader, read_csv
+from timesformer_plus.data import ClipReader, Limits, read_csv
 from timesformer_plus.data.clip_reader import open_video
 from timesformer_plus.data.decoded import Decoded, DecodedFolder
 from timesformer_plus.data.decoders import DecodeError, DecordDecoder
@@ -185,6 +185,29 @@ def test_processes_keep_to_the_limit_together(tmp_path):
     assert min(kept) > 0
 
 
+def test_what_a_dead_process_left_half_written_is_removed(tmp_path):
+    sample = sample_at(tmp_path / "a.mp4")
+    sample.path.write_bytes(b"one")
+    (tmp_path / "decoded").mkdir()
+    (tmp_path / "decoded" / "tmp123.part").write_bytes(bytes(1000))
+    DecodedFolder(tmp_path / "decoded", recipe="", limit_mb=1).store(sample, frames_of(1))
+    assert not list((tmp_path / "decoded").glob("*.part"))
+
+
+def test_a_stored_video_is_refused_by_limits_as_one_that_is_not(samples, tmp_path):
+    clip(make(cache_dir=tmp_path, cache_mb=10), samples[0])
+    with pytest.raises(DecodeError, match=r"is too large.*max_pixels=100"):
+        clip(make(cache_dir=tmp_path, cache_mb=10, limits=Limits(max_pixels=100)), samples[0])
+
+
+def test_a_long_video_is_not_decoded_whole_for_one_clip(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr("timesformer_plus.data.clip_reader.MAX_KEPT_BYTES", FRAME * 25)
+    reader = make(cache_dir=tmp_path, cache_mb=10)
+    for sample in samples:
+        clip(reader, sample)
+    assert len(list(tmp_path.glob("*.npy"))) == 3  # not the one of 30 frames
+
+
 def test_a_wrong_total_is_put_right_by_the_next_process(tmp_path):
     sample = sample_at(tmp_path / "a.mp4")
     sample.path.write_bytes(b"one")
@@ -211,6 +234,9 @@ def test_a_folder_that_cannot_be_written_stops_nothing(samples, monkeypatch, tmp
     ) as told:
         clips = [clip(reader, sample) for sample in samples]
     assert len(told) == 1
+    assert len(attempts) == 1
+    # the readers of other splits know it by then
+    clip(make(cache_mb=10, cache_dir=tmp_path / "decoded"), samples[0])
     assert len(attempts) == 1
     assert not [path for path in (tmp_path / "decoded").iterdir() if not path.name.startswith(".")]
     assert all(torch.equal(frames, clip(plain, sample)) for frames, sample in zip(clips, samples, strict=True))

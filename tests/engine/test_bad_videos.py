@@ -4,12 +4,14 @@ import csv
 import json
 import shutil
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
+import torch
 from tiny_runs import finish, start, tiny_run
 
 from timesformer_plus.data.scan import scan_videos
-from timesformer_plus.engine.bad_videos import BadVideosError, default_max_bad
+from timesformer_plus.engine.bad_videos import BadVideos, BadVideosError, default_max_bad
 from timesformer_plus.engine.train import train
 
 COUNT = 200
@@ -62,6 +64,25 @@ def test_the_limit_is_a_thousandth_of_the_split_but_at_least_ten():
     assert [default_max_bad(n) for n in (1, 200, 10_000, 10_001, 240_000)] == [10, 10, 10, 11, 240]
 
 
+def test_an_error_counts_and_names_what_the_epoch_met():
+    """Not what an earlier epoch did, whose videos may be read by now."""
+    bad = BadVideos(limit=1)
+
+    def see(*indices):
+        kinds = ["damaged"] * len(indices)
+        bad.see(SimpleNamespace(wanted=torch.tensor(indices), problem=kinds, reason=[f"v{i}: bad" for i in indices]))
+        new = bad.gather()
+        bad.check()
+        return [video.index for video in new]
+
+    assert see(3) == [3]
+    bad.start_epoch()
+    assert see(3) == []  # named once
+    with pytest.raises(BadVideosError, match=r"^2 videos of this epoch.*\(2 damaged\).*They are: v3: bad; v5: bad$"):
+        see(5)
+    assert bad.kinds == {"damaged": 3}
+
+
 def test_training_stops_at_the_default_limit_and_says_why(planted, tmp_path):
     folder, wrong = planted
     with pytest.raises(BadVideosError) as caught:
@@ -84,6 +105,7 @@ def test_with_a_raised_limit_it_goes_to_the_end_and_counts(planted, tmp_path, ca
     assert result["status"] == "finished"
     # 25 updates of 8 clips are the whole split, twice
     assert [line["bad_videos"] for line in events(config.output, "epoch")] == [20, 20]
+    assert result["videos"]["train"]["found"] == COUNT
     assert result["bad_videos"] == {kind: 2 * count for kind, count in Counter(wrong.values()).items()}
     assert listed(config.output) == wrong
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unreadable, another video")]
@@ -133,4 +155,7 @@ def test_after_a_scan_the_bad_ones_might_as_well_not_be_there(planted, tmp_path)
     weights = [(config.output / "last" / "model.safetensors").read_bytes() for config in (scanned, clean)]
     assert weights[0] == weights[1]
     assert results[0]["test"] == results[1]["test"]
-    assert events(scanned.output, "data")[0]["report"][0] == "train: 200 expected, 180 found, 20 missing"
+    report = events(scanned.output, "data")[0]["report"]
+    assert report[0] == f"train: 200 expected, 180 found, 20 missing (20 of them by {tmp_path / 'scan.csv'})"
+    counts = {"expected": 200, "found": 180, "missing": 0, "unreadable": 20, "excluded": 0}
+    assert results[0]["videos"]["train"] == counts

@@ -19,7 +19,8 @@ from tiny_runs import tiny_run
 from timesformer_plus.data.decoders import DecodeError, open_video
 from timesformer_plus.data.sheets import draw_sheet
 from timesformer_plus.engine.build import build_model
-from timesformer_plus.engine.build_data import build_manifests, build_recipe, build_train_dataset
+from timesformer_plus.engine.build_data import build_recipe, build_train_dataset
+from timesformer_plus.engine.build_splits import build_splits
 from timesformer_plus.engine.config import dump_config
 from timesformer_plus.engine.data_config import AugmentConfig
 from timesformer_plus.engine.preview import choose_samples, main, preview
@@ -30,7 +31,7 @@ AUGMENT = AugmentConfig(scale=(0.5, 1.0), hflip=0.5, flip_pairs=(("left", "right
 
 
 def train_data(config):
-    splits = build_manifests(config.data)
+    splits = build_splits(config.data)
     network = build_model(config.model, config.data, len(splits.train.classes))
     recipe = build_recipe(network, config.data, config.evaluation)
     return build_train_dataset(splits.train, recipe, config.data, config.augment, seed=config.seed)
@@ -64,9 +65,7 @@ def test_the_pictures(direction, tmp_path):
     # three videos, each with a heading and three rows of eight frames of 32 pixels, enlarged threefold
     lines = 3 * 18 + 8
     assert pixels.shape == (lines + 3 * (22 + 4 + 3 * (96 + 17 + 4)), 190 + 8 * (96 + 4), 3)
-    first = WatchedDataset(train_data(config)).draw(
-        0, choose_samples(build_manifests(config.data).train, 3, seed=0)[0], 0
-    )
+    first = WatchedDataset(train_data(config)).draw(0, choose_samples(build_splits(config.data).train, 3, seed=0)[0], 0)
     top = lines + 26
     assert np.array_equal(pixels[top : top + 96 : 3, 190:286:3], first.decoded[0].numpy())
     assert np.array_equal(pixels[top + 117 : top + 213 : 3, 190:286:3], first.pictures()[0])
@@ -96,7 +95,7 @@ def test_views_of_a_score(lattice, tmp_path):
 
 
 def test_samples_of_many_classes(direction, tmp_path):
-    manifest = build_manifests(tiny_run(tmp_path, direction).data).train
+    manifest = build_splits(tiny_run(tmp_path, direction).data).train
     for seed in range(3):
         chosen = choose_samples(manifest, 11, seed=seed)
         counts = Counter(manifest.samples[index].label for index in chosen)

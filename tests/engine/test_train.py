@@ -15,7 +15,8 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from timesformer_plus.data.decoders import DecodeError
 from timesformer_plus.engine.build import build_model
-from timesformer_plus.engine.build_data import build_manifests, build_normalize, build_test_dataset
+from timesformer_plus.engine.build_data import build_normalize, build_test_dataset
+from timesformer_plus.engine.build_splits import build_splits
 from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.config import OptimConfig, dump_config, parse_train_config
 from timesformer_plus.engine.data_config import DataConfig
@@ -96,7 +97,7 @@ def test_best_is_a_local_dir_model_with_names_and_preprocessing(finished_run, di
     assert (folder / "best" / "model.safetensors").stat().st_mode & 0o777 == 0o644
     # the loaded model scores as the one in memory did
     data = DataConfig(root=direction)
-    splits = build_manifests(data)
+    splits = build_splits(data)
     normalize = build_normalize(checkpoint.recipe)
     for split, manifest in (("val", splits.val), ("test", splits.test)):
         assert evaluate(model, build_test_dataset(manifest, checkpoint.recipe, data), normalize, batch_size=3) == {
@@ -108,7 +109,7 @@ def test_score_is_the_mean_over_the_views_of_the_real_model(finished_run, direct
     folder, result = finished_run
     model, _, recipe = load_checkpoint(folder / "best")
     data = DataConfig(root=direction)
-    dataset, normalize = build_test_dataset(build_manifests(data).test, recipe, data), build_normalize(recipe)
+    dataset, normalize = build_test_dataset(build_splits(data).test, recipe, data), build_normalize(recipe)
     model.eval()
     loss, correct = 0.0, {}
     with torch.no_grad():
@@ -222,6 +223,17 @@ def fails(capsys, config, tmp_path):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return error
+
+
+@pytest.mark.parametrize("option", ["optim.name", "model.pattern"])
+def test_a_mistake_does_not_cost_the_run_that_was_to_be_replaced(direction, tmp_path, capsys, option):
+    folder = tmp_path / "run"
+    train(tiny_run(folder, direction, epochs=1))
+    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit):
+        main(["--config", str(folder / "config.yaml"), "--overwrite", "true", f"--{option}", "nonesuch"])
+    assert "nonesuch" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
 
 
 def test_command_line_reports_errors_in_one_line(direction, tmp_path, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,7 +175,8 @@ def _suite_report(sweep: Sweep, name: str, suite: Suite, runs: Sequence[Run]) ->
             f"{measured['device']}, {measured['threads']} thread(s), {measured['batch_size']} clip views a batch, "
             f"median of {measured['repeats']}"
         )
-    return SuiteReport(name, suite, rows, missing, tuple(_findings(suite, rows)), speed)
+    findings = (*_findings(suite, rows), *_left_out(results.values()))
+    return SuiteReport(name, suite, rows, missing, findings, speed)
 
 
 def _row(suite: Suite, variant: str, runs: Sequence[Run], results: Results, figures: Mapping[str, Any] | None) -> Row:
@@ -273,6 +274,21 @@ def _findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
             f"Above the ceiling of {100 * suite.ceiling:.0f} % with 95 % confidence: {_list(above)}; "
             f"at, below or not separated from it: {_list(others)}."
         )
+
+
+def _left_out(results: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What the videos behind the scores lack, so that nobody takes them for those of the whole data set."""
+    results = list(results)
+    for split in ("train", "val", "test"):
+        counts = [(result.get("videos") or {}).get(split) or {} for result in results]
+        lost = {kind: {count.get(kind, 0) for count in counts} - {0} for kind in ("missing", "unreadable", "excluded")}
+        parts = [f"{'/'.join(map(str, sorted(numbers)))} {kind}" for kind, numbers in lost.items() if numbers]
+        if parts:
+            expected = "/".join(map(str, sorted({count["expected"] for count in counts if "expected" in count})))
+            yield f"Of the {expected} videos of the {split} split, {', '.join(parts)}: these figures are without them."
+    replaced = [sum((result.get("bad_videos") or {}).values()) for result in results]
+    if any(replaced):
+        yield f"Training put other videos in the place of unreadable ones, at most {max(replaced)} times a run."
 
 
 def _cells_against_ceiling(suite: Suite, ceiling: float, rows: Sequence[Row]) -> Iterator[str]:

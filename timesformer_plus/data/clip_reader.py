@@ -15,10 +15,23 @@ from torch import Tensor
 from timesformer_plus.data.clips import ShortPolicy, is_short, is_short_in_time, sample_indices, sample_times, trim
 from timesformer_plus.data.containers import Limits
 from timesformer_plus.data.decoded import Decoded, DecodedFolder
-from timesformer_plus.data.decoders import DecodeError, Decoder, DecoderName, open_video, resolve_decoder
+from timesformer_plus.data.decoders import (
+    DecodeError,
+    Decoder,
+    DecoderName,
+    describe_auto,
+    open_video,
+    resolve_decoder,
+)
 from timesformer_plus.data.manifests import Sample
 
 Sampling = Literal["stride", "segments", "seconds"]
+# Part of what a stored video is known by: to be raised whenever the same file is decoded to other pixels than before.
+FORMAT = 1
+# The first clip of a video decodes the whole of it if it is kept: bytes of its frames above which that is too much.
+MAX_KEPT_BYTES = 256 * 2**20
+# folders that this process could not write to
+_UNWRITABLE: set[Path] = set()
 
 
 class ClipFrames(NamedTuple):
@@ -53,7 +66,8 @@ class ClipReader:
         image_fps: Frames a second of folders of images and ``.npy`` clips, which do not say.
         cache_dir: Folder in which decoded videos are kept for other processes and later runs; ``None`` for none. Where
             it cannot be written, a warning says so once in each process and nothing more is stored.
-        cache_mb: Size that the folder may reach, in MB (10^6 bytes); a video that no longer fits is decoded each time.
+        cache_mb: Size that the folder may reach, in MB (10^6 bytes). A video that no longer fits, or whose frames take
+            more than 256 MiB, is decoded each time.
 
     Raises:
         ValueError: A count below one, or an unknown option.
@@ -88,8 +102,8 @@ class ClipReader:
                 f"{target_fps=} with {sampling=}: sampling='seconds' needs a number of frames a second, above 0; the "
                 "others take none"
             )
-        if cache_mb < 0 or (cache_mb > 0 and cache_dir is None):
-            raise ValueError(f"{cache_mb=} with {cache_dir=}: name the folder of decoded videos, and at least 0 MB")
+        if cache_mb < 0 or (cache_mb > 0) != (cache_dir is not None):
+            raise ValueError(f"{cache_mb=} with {cache_dir=}: name the folder of decoded videos and a size, or none")
         self.num_frames = num_frames
         self.sampling = sampling
         self.stride = stride
@@ -102,10 +116,10 @@ class ClipReader:
         self.decode_size = decode_size
         self.image_fps = image_fps
         self._decoded = None
-        if cache_dir is not None and cache_mb > 0:
-            recipe = f"{self.decoder} {decode_size} {image_fps}"
+        if cache_dir is not None:
+            reads = describe_auto() if self.decoder == "auto" else self.decoder
+            recipe = f"{FORMAT} {reads} {decode_size} {image_fps} {self.limits}"
             self._decoded = DecodedFolder(Path(cache_dir), recipe=recipe, limit_mb=cache_mb)
-        self._storing = True
 
     def read(self, sample: Sample, *, clip: int = 0, generator: torch.Generator | None = None) -> ClipFrames:
         """Read one clip of a video.
@@ -133,11 +147,11 @@ class ClipReader:
 
     def _read_whole(self, sample: Sample, video: Decoder) -> Decoded | None:
         """All frames of a video that can be kept; ``None`` for another."""
-        if self._decoded is None or not self._storing:
+        if self._decoded is None or self._decoded.folder in _UNWRITABLE:
             return None
         try:
-            # the size of a frame may cost the decoding of one, so it is asked for only where it matters
-            if not self._decoded.fits(3 * video.num_frames * math.prod(video.size)):
+            size = 3 * video.num_frames * math.prod(video.size)
+            if size > MAX_KEPT_BYTES or not self._decoded.fits(size):
                 return None
             whole = Decoded(video.read(range(video.num_frames)), _seconds_if_any(video))
         except DecodeError:
@@ -146,7 +160,7 @@ class ClipReader:
         try:
             self._decoded.store(sample, whole)
         except OSError as error:
-            self._storing = False
+            _UNWRITABLE.add(self._decoded.folder)
             warnings.warn(
                 f"{self._decoded.folder}: decoded videos are not kept from {sample.id} on ({error}); training goes on "
                 "with those already there. Make room, or set data.cache_dir elsewhere",

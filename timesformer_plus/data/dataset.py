@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class VideoDataset(Dataset[Clip]):
             ``v // num_crops``.
         flip_pairs: Pairs of class indices that a mirrored clip exchanges, such as left and right.
         on_error: What becomes of a video that cannot be read, a second time neither: ``"raise"``, or ``"substitute"``
-            another sample with its own label, drawn by ``(seed, epoch, index, view)`` as well. The clip tells.
+            another sample with its own label, drawn by ``(seed, epoch, index, view)`` and nothing else. The clip tells.
         seed: Seed of all randomness.
 
     Raises:
@@ -87,6 +87,7 @@ class VideoDataset(Dataset[Clip]):
         self.num_crops = num_crops
         self.on_error: OnError = on_error
         self.seed = seed
+        self._last: tuple[int, int, ClipFrames] | None = None
         self._mirrored = _exchange(len(manifest.classes), flip_pairs)
 
     @property
@@ -122,13 +123,16 @@ class VideoDataset(Dataset[Clip]):
             raise IndexError(
                 f"key {key!r}: there are {len(self)} videos with {self.num_views} views, and epochs from 0"
             )
-        seed = int(np.random.SeedSequence([self.seed, epoch, wanted, view]).generate_state(1, np.uint64)[0])
-        generator = torch.Generator().manual_seed(seed)
+        seed = self._seed_of(epoch, wanted, view)
         clip, crop = divmod(view, self.num_crops)
-        if self.on_error == "raise":
-            index, read, error = wanted, self._read(wanted, clip, generator), None
-        else:
-            index, read, error = self._read_or_substitute(wanted, clip, generator)
+        index, error = wanted, None
+        try:
+            read = self._read(wanted, clip, seed)
+        except DecodeError as wrong:
+            if self.on_error == "raise":
+                raise
+            error = wrong
+            index, read = self._substitute(clip, [epoch, wanted, view], wrong)
         # torchvision draws from torch's global CPU generator; the caller's is put back afterwards. torch.manual_seed
         # would reseed the GPUs as well, which fork_rng(devices=[]) does not restore.
         with torch.random.fork_rng(devices=[]):
@@ -137,31 +141,42 @@ class VideoDataset(Dataset[Clip]):
         problem, reason = ("", "") if error is None else (error.kind, str(error))
         return Clip(video, self._target(index, flipped), index, view, wanted, problem, reason, read.short)
 
-    def _read(self, index: int, clip: int, generator: torch.Generator) -> ClipFrames:
+    def _seed_of(self, *key: int) -> int:
+        return int(np.random.SeedSequence([self.seed, *key]).generate_state(1, np.uint64)[0])
+
+    def _read(self, index: int, clip: int, seed: int) -> ClipFrames:
+        # the crops of a test clip come one after the other and are of the same frames
+        if self._last is not None and self._last[:2] == (index, clip):
+            return self._last[2]
+        try:
+            read = self._read_once(index, clip, seed)
+        except DecodeError:
+            # once more: network disks have moments of weakness
+            read = self._read_once(index, clip, seed)
+        if not self.reader.training and self.num_crops > 1:
+            self._last = (index, clip, read)
+        return read
+
+    def _read_once(self, index: int, clip: int, seed: int) -> ClipFrames:
+        generator = torch.Generator().manual_seed(seed)
         return self.reader.read(self.manifest.samples[index], clip=clip, generator=generator)
 
-    def _read_or_substitute(
-        self, wanted: int, clip: int, generator: torch.Generator
-    ) -> tuple[int, ClipFrames, DecodeError | None]:
-        """The sample that is shown, its frames, and what was wrong with the one asked for."""
-        state = generator.get_state()
-        try:
+    def _substitute(self, clip: int, key: Sequence[int], wrong: DecodeError) -> tuple[int, ClipFrames]:
+        """The sample that is shown in the place of an unreadable one, and its frames."""
+        for attempt in range(1, MAX_SUBSTITUTES + 1):
+            # of the key alone: neither where the reading failed nor the attempts before this one have a say
+            seed = self._seed_of(*key, attempt)
+            index = int(np.random.default_rng(seed).integers(len(self)))
             try:
-                return wanted, self._read(wanted, clip, generator), None
-            except DecodeError:
-                # once more: network disks have moments of weakness
-                generator.set_state(state)
-                return wanted, self._read(wanted, clip, generator), None
-        except DecodeError as error:
-            wrong = error
-        for _ in range(MAX_SUBSTITUTES):
-            index = int(torch.randint(len(self), (), generator=generator))
-            try:
-                return index, self._read(index, clip, generator), wrong
+                return index, self._read_once(index, clip, seed)
             except DecodeError:
                 # it is counted when it is asked for itself
                 continue
         raise wrong
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a spawned worker has no use for the frames that were read last
+        return self.__dict__ | {"_last": None}
 
     def _target(self, index: int, flipped: bool) -> Tensor:
         label = self.manifest.samples[index].label

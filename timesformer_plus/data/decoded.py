@@ -133,8 +133,14 @@ class DecodedFolder:
 
     def _count(self) -> int:
         """What the folder really holds: a process that died between two steps leaves the running total wrong."""
+        total = 0
         with os.scandir(self.folder) as entries:
-            return sum(entry.stat().st_size for entry in entries if entry.name.endswith((".npy", ".json")))
+            for entry in entries:
+                if entry.name.endswith((".npy", ".json")):
+                    total += entry.stat().st_size
+                elif entry.name.endswith(".part"):  # of a process that died: who writes has the lock, as we do now
+                    os.unlink(entry)
+        return total
 
     def _facts(self, source: str) -> dict[str, Any] | None:
         try:

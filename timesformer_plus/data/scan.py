@@ -128,7 +128,7 @@ def scan_videos(
     )
     known = read_scan(table) if table.exists() else {}
     allowance = f"{max_seconds_per_file:g} s {max_memory_mb:g} MB"
-    blank = ScanRow("", settings=_settings(decoder, limits), allowance=allowance)
+    blank = ScanRow("", settings=scan_settings(decoder, limits), allowance=allowance)
     journal = Journal(table)
     try:
         known |= journal.rows()
@@ -210,7 +210,8 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _settings(decoder: DecoderName, limits: Limits) -> str:
+def scan_settings(decoder: DecoderName, limits: Limits) -> str:
+    """What verdicts depend on beside the files, as a digest: the scan's own format, the decoder and the limits."""
     reads = describe_auto() if decoder == "auto" else decoder
     text = json.dumps([FORMAT, decoder, reads, dataclasses.asdict(limits)])
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -48,8 +48,8 @@ class BadVideos:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.kinds: Counter[str] = Counter()
-        self.of_epoch = 0
-        self._known: dict[int, BadVideo] = {}
+        self._of_epoch: list[BadVideo] = []
+        self._known: set[int] = set()
         self._fresh: list[BadVideo] = []
 
     def see(self, clips: Clip) -> None:
@@ -63,6 +63,11 @@ class BadVideos:
         """Substitutes that this process has seen since the last ``gather``."""
         return len(self._fresh)
 
+    @property
+    def of_epoch(self) -> int:
+        """Substitutes of this epoch, in all processes, as of the last ``gather``."""
+        return len(self._of_epoch)
+
     def gather(self) -> list[BadVideo]:
         """Add up what all processes have seen; all of them have to call this together.
 
@@ -72,9 +77,9 @@ class BadVideos:
         seen: list[BadVideo] = gather_object(self._fresh)
         self._fresh = []
         new = {video.index: video for video in seen if video.index not in self._known}
-        self._known |= new
+        self._known |= new.keys()
         self.kinds.update(video.kind for video in seen)
-        self.of_epoch += len(seen)
+        self._of_epoch += seen
         return list(new.values())
 
     def check(self) -> None:
@@ -85,9 +90,9 @@ class BadVideos:
         """
         if self.of_epoch <= self.limit:
             return
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
-        some = "; ".join(video.reason for video in list(self._known.values())[:NAMED])
-        more = len(self._known) - NAMED
+        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(v.kind for v in self._of_epoch).most_common())
+        some = "; ".join(video.reason for video in self._of_epoch[:NAMED])
+        more = self.of_epoch - NAMED
         raise BadVideosError(
             f"{self.of_epoch} videos of this epoch could not be read, more than data.max_bad={self.limit} ({kinds}); "
             "run tools/scan.py over the videos, which training then leaves out, or raise data.max_bad. They are: "
@@ -96,4 +101,4 @@ class BadVideos:
 
     def start_epoch(self) -> None:
         """Count from nothing again."""
-        self.of_epoch = 0
+        self._of_epoch = []

@@ -1,43 +1,22 @@
-"""From configuration to data: the videos of every split, and how clips are made of them."""
+"""From configuration to clips: how they are cut out of videos, and what is done to their pictures."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
-from timesformer_plus.data.catalogues import read_manifest
 from timesformer_plus.data.clip_reader import ClipReader, Sampling
 from timesformer_plus.data.clips import ShortPolicy
 from timesformer_plus.data.dataset import VideoDataset
-from timesformer_plus.data.manifests import Manifest, Sample, without
+from timesformer_plus.data.manifests import Manifest
 from timesformer_plus.data.mixing import ClipMixer
-from timesformer_plus.data.scan_check import fingerprint
-from timesformer_plus.data.scan_table import ScanRow, read_exclude, read_scan
-from timesformer_plus.data.splits import check_coverage, check_leaks, find_leaks
 from timesformer_plus.data.transforms import EvalTransform, Normalize, TrainTransform
 from timesformer_plus.engine.config import EvaluationConfig
 from timesformer_plus.engine.data_config import AugmentConfig, DataConfig, require
-
-
-class Splits(NamedTuple):
-    """The manifests of a run; they share their classes.
-
-    Attributes:
-        train: What is trained on.
-        val: What selects the best epoch.
-        test: What is scored at the end.
-        report: A line for every split: how many videos it lists, how many are there.
-    """
-
-    train: Manifest
-    val: Manifest
-    test: Manifest | None
-    report: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -76,89 +55,20 @@ class ClipRecipe:
     decode_size: int | None = None
 
 
-def build_manifests(data: DataConfig) -> Splits:
-    """Find the videos of all splits; the classes of the training split are those of the others.
+def build_recipe(network: nn.Module, data: DataConfig, evaluation: EvaluationConfig) -> ClipRecipe:
+    """Settle how clips are cut: what the configuration leaves open is what the model is made for.
 
     Raises:
-        ValueError: Annotations are missing or malformed, a label is outside the classes, more videos than
-            ``max_missing`` are missing or unreadable, or a video or a recording is in two splits.
+        ValueError: Frames would be made smaller than they are needed.
     """
-    scan = _read_scan(data)
-    excluded = frozenset(() if data.exclude is None else read_exclude(data.exclude))
-    report = []
-
-    def split(name: str, file: str, classes: tuple[str, ...] | None) -> Manifest:
-        listed = read_manifest(
-            data.root / file,
-            format=data.format,
-            videos=data.videos_root,
-            classes=classes,
-            multi_label=data.multi_label,
-            target=data.target,
-        )
-        named = [sample.id for sample in listed.samples if excluded & {sample.id, _relative(sample, data)}]
-        manifest = _without_unreadable(without(listed, named), scan, data)
-        line = check_coverage(manifest, name, data.max_missing)
-        report.append(f"{line}; {len(named)} more are excluded" if named else line)
-        return manifest
-
-    train = split("train", data.train, None)
-    val = split("val", data.val, train.classes)
-    test = None if data.test is None else split("test", data.test, train.classes)
-    report += _check_leaks(data, train, val, test)
-    return Splits(train, val, test, tuple(report))
-
-
-def _check_leaks(data: DataConfig, train: Manifest, val: Manifest, test: Manifest | None) -> list[str]:
-    scored = {"val": val} if test is None or data.test == data.val else {"val": val, "test": test}
-    lines = []
-    if test is not None and data.test == data.val:
-        # common where a data set publishes no labels for its test split
-        lines.append(f"val and test are both {data.val}: the score reported is that of the split that chose the epoch")
-    if data.allow_leaks:
-        leaks = find_leaks({"train": train, **scored})
-        return [*lines, f"{len(leaks)} videos or recordings are in two splits"] if leaks else lines
-    check_leaks({"train": train, **scored})
-    return lines
-
-
-def _relative(sample: Sample, data: DataConfig) -> str:
-    """A video's path as the scan calls it."""
-    root = data.videos_root
-    path = (sample.path.relative_to(root) if sample.path.is_relative_to(root) else sample.path).as_posix()
-    return path if sample.member is None else f"{path}::{sample.member.name}"
-
-
-def _read_scan(data: DataConfig) -> dict[str, ScanRow]:
-    path = data.videos_root / "scan.csv" if data.scan == "auto" else Path(data.scan)
-    if data.scan == "none" or (data.scan == "auto" and not path.is_file()):
-        return {}
-    return read_scan(path)
-
-
-def _without_unreadable(manifest: Manifest, scan: dict[str, ScanRow], data: DataConfig) -> Manifest:
-    """Move what the scan could not read to what is missing, unless the file has changed since."""
-    good, bad = [], []
-    for sample in manifest.samples:
-        row = scan.get(_relative(sample, data)) if scan else None
-        if row is None or row.verdict == "ok" or _has_changed(sample, row):
-            good.append(sample)
-        else:
-            bad.append(f"{sample.path} ({row.kind}: {row.reason})")
-    return dataclasses.replace(manifest, samples=tuple(good), missing=(*manifest.missing, *bad))
-
-
-def _has_changed(sample: Sample, row: ScanRow) -> bool:
-    """Whether a file is another one than the scan saw."""
-    part = None if sample.member is None else (sample.member.offset, sample.member.length)
-    return fingerprint(sample.path, part) != (row.size_bytes, row.mtime_ns)
-
-
-def build_recipe(network: nn.Module, data: DataConfig, evaluation: EvaluationConfig) -> ClipRecipe:
-    """Settle how clips are cut: what the configuration leaves open is what the model is made for."""
     cfg: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     height, width = network.patch_embed.img_size  # type: ignore[union-attr, misc]
     num_frames: int = network.num_frames  # type: ignore[assignment]
+    needed = max(min(int(height), int(width)), evaluation.short_side or 0)
+    require(
+        data.decode_size is None or data.decode_size >= needed,
+        f"data.decode_size={data.decode_size} makes frames smaller than the {needed} pixels that are needed; raise it",
+    )
     return ClipRecipe(
         num_frames=num_frames,
         stride=data.stride,
@@ -237,9 +147,17 @@ def build_normalize(recipe: ClipRecipe) -> Normalize:
     return Normalize(recipe.mean, recipe.std)
 
 
-def shard_numbers(manifest: Manifest) -> list[int] | None:
-    """For every video the number of the tar shard that it lies in; ``None`` where videos are files of their own."""
+def shard_numbers(manifest: Manifest, data: DataConfig) -> list[int] | None:
+    """For every video the number of the tar shard that it lies in; ``None`` where videos are files of their own.
+
+    Raises:
+        ValueError: They are, but ``shards_at_once`` is set.
+    """
     if not all(sample.member for sample in manifest.samples):
+        require(
+            not data.shards_at_once,
+            f"data.shards_at_once={data.shards_at_once} is for tar shards, and these videos are files; set it to 0",
+        )
         return None
     numbers: dict[Path, int] = {}
     return [numbers.setdefault(sample.path, len(numbers)) for sample in manifest.samples]

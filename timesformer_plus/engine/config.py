@@ -146,7 +146,8 @@ class TrainConfig:
         epochs: Passes over the training split. The last samples that do not fill a batch are left out; every epoch
             shuffles anew.
         batch_size: Clips an update, over all processes together.
-        accumulate: Forward and backward passes an update; saves memory, changes nothing else.
+        accumulate: Forward and backward passes an update; saves memory. Nothing else changes but the chance of dropout,
+            mixup and cutmix, which is drawn for every pass of every process.
         precision: fp32, or bf16 / fp16 autocast; fp64 is for checking numbers.
         clip_grad: Greatest norm of the gradient, over all parameters; null for no clipping.
         label_smoothing: Share of the target that is spread over all classes (single-label data only).

@@ -36,8 +36,9 @@ class DataConfig:
             out of it, and counted.
         allow_leaks: Accept videos, or parts of one recording, that two splits share; they are counted, not refused.
         scan: What tools/scan.py has found out about the videos: auto reads scan.csv in `videos` where there is one,
-            none reads nothing, anything else is a path.
-        exclude: File with a list of videos, one path a line, to leave out of every split; null for none.
+            none reads nothing, anything else is a path (from the current folder).
+        exclude: File (from the current folder) with a list of videos to leave out of every split, one path a line as
+            the scan has them; null for none.
         max_bad: Unreadable videos that training replaces by others in an epoch, before it stops; 0 stops at the first,
             null stands for the greater of 10 and 0.1 % of the split. Evaluation replaces none.
         decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto takes for every file the fastest that is
@@ -57,7 +58,8 @@ class DataConfig:
             as a disk or a network likes it. 0 shuffles all videos of all shards.
         num_workers: Processes that read videos ahead, in every training process; 0 reads in the training process.
         cache_dir: Folder in which decoded videos are kept, for all processes and later runs; null for none.
-        cache_mb: Size that `cache_dir` may reach, in MB (10^6 bytes). A video that no longer fits is decoded each time.
+        cache_mb: Size that `cache_dir` may reach, in MB (10^6 bytes). A video that no longer fits, or whose frames take
+            more than 256 MiB, is decoded each time.
     """
 
     root: Path
@@ -105,8 +107,9 @@ class DataConfig:
         require(self.num_workers >= 0, f"data.num_workers={self.num_workers} is negative")
         require(self.cache_mb >= 0, f"data.cache_mb={self.cache_mb} is negative")
         require(
-            self.cache_mb == 0 or self.cache_dir is not None,
-            f"data.cache_mb={self.cache_mb} needs data.cache_dir, the folder that decoded videos are kept in",
+            (self.cache_mb > 0) == (self.cache_dir is not None),
+            f"data.cache_mb={self.cache_mb} with data.cache_dir={self.cache_dir}: give the folder that decoded videos "
+            "are kept in and the size that it may reach, or neither",
         )
 
     @property
@@ -161,6 +164,10 @@ class AugmentConfig:
         require(0 < low <= high <= 1, f"augment.scale={[low, high]}: give 0 < low <= high <= 1, or null")
         low, high = self.ratio
         require(0 < low <= high, f"augment.ratio={list(self.ratio)}: give 0 < low <= high")
+        require(
+            self.scale is None or self.multi_scale is None,
+            "augment.scale and augment.multi_scale are two ways to crop; set one of them to null",
+        )
         for name in ("hflip", "erasing", "mix_prob", "mix_switch"):
             require(0 <= getattr(self, name) <= 1, f"augment.{name}={getattr(self, name)} is not a probability")
         for name in ("mixup", "cutmix"):

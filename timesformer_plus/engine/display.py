@@ -62,10 +62,21 @@ class Display:
         yield
         self._bar.update(self._task, description="training")
 
-    def epoch(self, epoch: int, *, loss: float, clips_per_second: float, val: Metrics | None) -> None:
+    def epoch(
+        self,
+        epoch: int,
+        *,
+        loss: float,
+        clips_per_second: float,
+        val: Metrics | None,
+        bad_videos: int,
+        short_videos: int,
+    ) -> None:
         """Report an epoch."""
         scored = "" if val is None else f"  val {_headline(val)}"
-        self.say(f"epoch {epoch + 1:3d}  loss {loss:.4f}  {clips_per_second:7.1f} clips/s{scored}")
+        told = {"unreadable": bad_videos, "too short": short_videos}
+        odd = "".join(f"  {count} {what}" for what, count in told.items() if count)
+        self.say(f"epoch {epoch + 1:3d}  loss {loss:.4f}  {clips_per_second:7.1f} clips/s{scored}{odd}")
 
     def result(self, result: dict[str, Any]) -> None:
         """Report the outcome."""

@@ -25,13 +25,13 @@ from timesformer_plus.data.sheets import Picture, SheetRow, draw_sheet
 from timesformer_plus.engine.build import build_model
 from timesformer_plus.engine.build_data import (
     ClipRecipe,
-    build_manifests,
     build_mixer,
     build_normalize,
     build_recipe,
     build_test_dataset,
     build_train_dataset,
 )
+from timesformer_plus.engine.build_splits import build_splits
 from timesformer_plus.engine.config import TrainConfig, train_parser
 from timesformer_plus.engine.data_config import AugmentConfig
 from timesformer_plus.engine.watched import Draw, WatchedDataset
@@ -70,7 +70,7 @@ def preview(config: TrainConfig, *, split: SplitName = "train", n: int = 8, draw
     """
     if split not in get_args(SplitName) or n < 1 or draws < 1:
         raise ValueError(f"{split=}, {n=}, {draws=}: train, val or test, and at least one video and draw")
-    splits = build_manifests(config.data)
+    splits = build_splits(config.data)
     manifest: Manifest | None = getattr(splits, split)
     if manifest is None:
         raise ValueError("data.test is null: there is no test split to look at; take train or val")

@@ -24,7 +24,6 @@ from timesformer_plus.engine.batches import GlobalBatches, mix_seed
 from timesformer_plus.engine.build import build_loss, build_model, build_optimizer, build_scheduler
 from timesformer_plus.engine.build_data import (
     ClipRecipe,
-    build_manifests,
     build_mixer,
     build_normalize,
     build_recipe,
@@ -32,6 +31,7 @@ from timesformer_plus.engine.build_data import (
     build_train_dataset,
     shard_numbers,
 )
+from timesformer_plus.engine.build_splits import SplitCounts, build_splits
 from timesformer_plus.engine.checkpoint import load_weights, save_checkpoint
 from timesformer_plus.engine.config import TrainConfig, parse_train_config
 from timesformer_plus.engine.display import Display
@@ -54,11 +54,14 @@ class Run(NamedTuple):
     classes: tuple[str, ...]
     recipe: ClipRecipe
     batches: GlobalBatches
+    counts: dict[str, SplitCounts]
     report: tuple[str, ...]
     train_data: VideoDataset
     val_data: VideoDataset
     test_data: VideoDataset | None
     network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: Scheduler
     folder: RunFolder
 
 
@@ -113,7 +116,7 @@ def prepare(config: TrainConfig) -> Run:
     folder = RunFolder(config.output, writes=accelerator.is_main_process)
     folder.refuse_finished(config.overwrite)
     data = dataclasses.replace(config.data, decoder=resolve_decoder(config.data.decoder))
-    splits = build_manifests(data)
+    splits = build_splits(data)
     batches = GlobalBatches(
         len(splits.train.samples),
         batch_size=config.batch_size,
@@ -122,7 +125,7 @@ def prepare(config: TrainConfig) -> Run:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         accumulate=config.accumulate,
-        shards=shard_numbers(splits.train),
+        shards=shard_numbers(splits.train, data),
         shards_at_once=data.shards_at_once,
     )
     torch.manual_seed(config.seed)
@@ -132,17 +135,24 @@ def prepare(config: TrainConfig) -> Run:
     data = dataclasses.replace(data, num_frames=recipe.num_frames, img_size=recipe.img_size, max_bad=max_bad)
     reading = describe_auto() if data.decoder == "auto" else f"videos are read by {data.decoder}"
 
+    network = network.double() if config.precision == "fp64" else network
+    optimizer = build_optimizer(network, config.optim)
     return Run(
         config=dataclasses.replace(config, data=data),
         accelerator=accelerator,
         classes=splits.train.classes,
         recipe=recipe,
         batches=batches,
+        counts=splits.counts,
         report=(*splits.report, reading),
         train_data=build_train_dataset(splits.train, recipe, data, config.augment, seed=config.seed),
         val_data=build_test_dataset(splits.val, recipe, data),
         test_data=None if splits.test is None else build_test_dataset(splits.test, recipe, data),
-        network=network.double() if config.precision == "fp64" else network,
+        network=network,
+        optimizer=optimizer,
+        scheduler=build_scheduler(
+            optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=batches.steps_per_epoch
+        ),
         folder=folder,
     )
 
@@ -163,13 +173,9 @@ def _fit(run: Run, display: Display, interrupt: Interrupt) -> dict[str, Any]:
     folder.log("data", report=run.report)
     for line in run.report:
         display.say(line)
-    optimizer = build_optimizer(run.network, config.optim)
     # the scheduler is not prepared: accelerate would step it once for every process
-    scheduler = build_scheduler(
-        optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=run.batches.steps_per_epoch
-    )
-    model, optimizer = accelerator.prepare(run.network, optimizer)
-    trainer = Trainer(run, model, optimizer, scheduler, display, interrupt)
+    model, optimizer = accelerator.prepare(run.network, run.optimizer)
+    trainer = Trainer(run, model, optimizer, run.scheduler, display, interrupt)
     best: Metrics | None = None
     best_epoch = -1
     seconds = 0.0
@@ -196,7 +202,14 @@ def _fit(run: Run, display: Display, interrupt: Interrupt) -> dict[str, Any]:
             short_videos=stats.short_videos,
             val=val,
         )
-        display.epoch(epoch, loss=stats.loss, clips_per_second=speed, val=val)
+        display.epoch(
+            epoch,
+            loss=stats.loss,
+            clips_per_second=speed,
+            val=val,
+            bad_videos=stats.bad_videos,
+            short_videos=stats.short_videos,
+        )
     accelerator.wait_for_everyone()
     load_weights(folder.best, run.network)
     steps = config.epochs * run.batches.steps_per_epoch
@@ -209,6 +222,7 @@ def _fit(run: Run, display: Display, interrupt: Interrupt) -> dict[str, Any]:
         "train_seconds": seconds,
         "train_clips_per_second": steps * config.batch_size / seconds,
         "steps": steps,
+        "videos": {name: dataclasses.asdict(counts) for name, counts in run.counts.items()},
         "bad_videos": dict(trainer.bad.kinds),
     }
     folder.finish(result)
