@@ -189,3 +189,25 @@ def test_runs_outside_a_repository_have_no_commit(make_sweep):
     runs = plan_runs(sweep)
     store(runs[0], environment={"git": None, "packages": {}}, **top1(0.5))
     assert collect(sweep, runs).environment == {"commit": "unknown"}
+
+
+def test_scores_say_which_videos_they_lack(make_sweep):
+    sweep = make_sweep({"s": {"model.pattern": "s"}}, seeds=(0, 1))
+    runs = plan_runs(sweep)
+    whole = {"expected": 100, "found": 100, "missing": 0, "unreadable": 0, "excluded": 0}
+    for run, lost, replaced in zip(runs, (3, 5), ({}, {"damaged": 2, "cut off": 1}), strict=True):
+        test = whole | {"found": 100 - lost, "missing": lost, "excluded": 1}
+        store(run, **top1(0.5), videos={"train": whole, "val": whole, "test": test}, bad_videos=replaced)
+    findings = collect(sweep, runs).suites[0].findings
+    assert findings[-2:] == (
+        "Of the 100 videos of the test split, 3/5 missing, 1 excluded: these figures are without them.",
+        "Training put other videos in the place of unreadable ones, at most 3 times a run.",
+    )
+
+
+def test_whole_data_needs_no_sentence(make_sweep):
+    sweep = make_sweep({"s": {"model.pattern": "s"}}, seeds=(0,))
+    runs = plan_runs(sweep)
+    whole = {"expected": 100, "found": 100, "missing": 0, "unreadable": 0, "excluded": 0}
+    store(runs[0], **top1(0.5), videos=dict.fromkeys(("train", "val", "test"), whole), bad_videos={})
+    assert not [text for text in collect(sweep, runs).suites[0].findings if "videos" in text]

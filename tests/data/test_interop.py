@@ -19,7 +19,7 @@ from pytorchvideo.data.labeled_video_paths import LabeledVideoPaths
 from torch.utils.data import DataLoader, SequentialSampler
 
 from timesformer_plus.data import Clip, EvalTransform, Manifest, Sample, TrainTransform
-from timesformer_plus.data.interop import as_dict_transform, from_labeled_video_paths, to_clip, to_labeled_video_paths
+from timesformer_plus.data.interop import DictTransform, from_labeled_video_paths, to_clip, to_labeled_video_paths
 from timesformer_plus.data.manifests import Member
 
 FPS = 25
@@ -124,11 +124,11 @@ def test_several_labels_are_refused():
 def test_a_labeled_video_dataset_with_our_transform(manifest):
     """Two clips of 8 frames a video, thinned to 4, three crops each: the right frames in the right crops."""
     sampler = ConstantClipsPerVideoSampler(Fraction(8, FPS), 2, 3)
-    transform = as_dict_transform(EvalTransform(48), num_frames=4, num_crops=3)
+    transform = DictTransform(EvalTransform(48), num_frames=4, num_crops=3)
     clips = [to_clip(sample) for sample in dataset(to_labeled_video_paths(manifest), sampler, transform)]
     assert all(isinstance(clip, Clip) for clip in clips)
     assert [(clip.index, clip.view) for clip in clips] == [(i, view) for i in range(3) for view in range(6)]
-    wide = as_dict_transform(EvalTransform((48, 64)), num_frames=4)
+    wide = DictTransform(EvalTransform((48, 64)), num_frames=4)
     whole = dataset(to_labeled_video_paths(manifest), ConstantClipsPerVideoSampler(Fraction(8, FPS), 2), wide)
     whole = [sample["video"] for sample in whole]
     for clip in clips:
@@ -148,7 +148,7 @@ def test_a_labeled_video_dataset_with_our_transform(manifest):
 
 def test_training_through_a_loader(manifest):
     """Collation, a worker process and pytorchvideo's random clips; frames stay in order and at their distance."""
-    transform = as_dict_transform(TrainTransform((48, 64), scale=None), num_frames=4)
+    transform = DictTransform(TrainTransform((48, 64), scale=None), num_frames=4)
     samples = dataset(to_labeled_video_paths(manifest), RandomClipSampler(Fraction(10, FPS)), transform)
     (batch,) = DataLoader(samples, batch_size=3, num_workers=1)
     assert batch["video"].shape == (3, 3, 4, 48, 64)
@@ -165,7 +165,7 @@ def test_clips_end_to_end(manifest):
         dataset(
             to_labeled_video_paths(manifest),
             UniformClipSampler(Fraction(10, FPS)),
-            as_dict_transform(EvalTransform((48, 64))),
+            DictTransform(EvalTransform((48, 64))),
         )
     )
     assert [(s["video_index"], s["clip_index"], s["view"]) for s in samples] == [
@@ -181,7 +181,7 @@ def test_pytorchvideo_passes_over_what_it_cannot_read(manifest, tmp_path):
     paths = to_labeled_video_paths(manifest)
     paths[1] = (str(tmp_path / "bad.mp4"), {"label": 1})
     sampler = ConstantClipsPerVideoSampler(Fraction(8, FPS), 1)
-    samples = dataset(paths, sampler, as_dict_transform(EvalTransform(48)))
+    samples = dataset(paths, sampler, DictTransform(EvalTransform(48)))
     assert [to_clip(sample).index for sample in samples] == [0, 2]
 
 
@@ -199,7 +199,7 @@ def sample_of(video, **others):
 def test_dictionaries_keep_the_rest_and_tell_what_happened():
     video = torch.randint(0, 256, (3, 5, 16, 16), dtype=torch.uint8)
     before = video.clone()
-    transform = as_dict_transform(TrainTransform(16, scale=None, hflip=1), num_frames=7)
+    transform = DictTransform(TrainTransform(16, scale=None, hflip=1), num_frames=7)
     transform = pickle.loads(pickle.dumps(transform))
     sample = sample_of(video.float(), audio=torch.ones(4))
     changed = transform(sample)
@@ -224,7 +224,7 @@ def test_dictionaries_keep_the_rest_and_tell_what_happened():
 def test_thinning_is_pytorchvideos_to_the_nearest_frame(total, num_frames):
     """UniformTemporalSubsample rounds ``linspace(0, total - 1, num_frames)`` down."""
     video = torch.arange(total, dtype=torch.uint8).view(1, -1, 1, 1).expand(3, -1, 8, 8)
-    found = as_dict_transform(EvalTransform(8), num_frames=num_frames)(sample_of(video))["video"][0, :, 0, 0]
+    found = DictTransform(EvalTransform(8), num_frames=num_frames)(sample_of(video))["video"][0, :, 0, 0]
     exact = [Fraction(i * (total - 1), num_frames - 1) for i in range(num_frames)]
     assert all(abs(i - place) <= Fraction(1, 2) for i, place in zip(found.tolist(), exact, strict=True))
     assert found.tolist() == [total - 1 - i for i in reversed(found.tolist())] or num_frames % 2
@@ -244,14 +244,14 @@ def test_thinning_is_pytorchvideos_to_the_nearest_frame(total, num_frames):
 )
 def test_other_dictionaries_are_refused(sample, message):
     with pytest.raises(ValueError, match=message):
-        as_dict_transform(EvalTransform(8), num_crops=3)(sample)
+        DictTransform(EvalTransform(8), num_crops=3)(sample)
 
 
 def test_several_clips_at_once_are_refused(manifest):
     samples = dataset(
         to_labeled_video_paths(manifest),
         RandomMultiClipSampler(Fraction(4, FPS), 2),
-        as_dict_transform(EvalTransform(8)),
+        DictTransform(EvalTransform(8)),
     )
     with pytest.raises(ValueError, match="RandomMultiClipSampler"):
         next(samples)
@@ -266,4 +266,4 @@ def test_only_transformed_samples_become_clips(sample):
 @pytest.mark.parametrize("arguments", [{"num_frames": 0}, {"num_crops": 0}])
 def test_nonsense_is_refused(arguments):
     with pytest.raises(ValueError, match="must be at least 1"):
-        as_dict_transform(EvalTransform(8), **arguments)
+        DictTransform(EvalTransform(8), **arguments)

@@ -15,7 +15,7 @@ from timesformer_plus.data.containers import Limits
 from timesformer_plus.data.dataset import Clip, VideoDataset
 from timesformer_plus.data.decoders import DecodeError, Decoder, DecoderName, open_video, resolve_decoder
 from timesformer_plus.data.interop import (
-    as_dict_transform,
+    DictTransform,
     from_labeled_video_paths,
     to_clip,
     to_labeled_video_paths,
@@ -34,6 +34,7 @@ __all__ = [
     "DecodeError",
     "Decoder",
     "DecoderName",
+    "DictTransform",
     "EvalTransform",
     "Limits",
     "Manifest",
@@ -45,7 +46,6 @@ __all__ = [
     "TrainTransform",
     "Transformed",
     "VideoDataset",
-    "as_dict_transform",
     "check_coverage",
     "check_leaks",
     "clip_span",

@@ -158,11 +158,6 @@ class DictTransform:
         return {**sample, "video": video, "view": view, "short": total < len(frames), "flipped": flipped}
 
 
-def as_dict_transform(transform: ClipTransform, *, num_frames: int | None = None, num_crops: int = 1) -> DictTransform:
-    """Make one of our transforms take pytorchvideo's sample dictionaries; see ``DictTransform``."""
-    return DictTransform(transform, num_frames=num_frames, num_crops=num_crops)
-
-
 def to_clip(sample: Mapping[str, Any]) -> Clip:
     """Turn a sample of a ``LabeledVideoDataset`` into what a ``VideoDataset`` yields.
 
@@ -177,7 +172,7 @@ def to_clip(sample: Mapping[str, Any]) -> Clip:
     """
     video = sample.get("video")
     if not isinstance(video, Tensor) or video.dtype != torch.uint8 or video.ndim != 4 or "view" not in sample:
-        raise ValueError("the sample was not transformed: give its data set transform=as_dict_transform(...)")
+        raise ValueError("the sample was not transformed: give its data set transform=DictTransform(...)")
     index = int(sample["video_index"])
     target = torch.tensor(_class_index(str(sample.get("video_name", f"video {index}")), sample))
     return Clip(video, target, index, sample["view"], wanted=index, problem="", reason="", short=sample["short"])

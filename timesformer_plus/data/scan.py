@@ -310,6 +310,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     reading = {name: options.pop(name) for name in ("format", "target", "multi_label")}
     try:
         root = options["root"]
+        if exclude is not None and not exclude.parent.is_dir():
+            raise ValueError(f"exclude={exclude}: there is no folder {exclude.parent}; make it first")
         listed = [Path(name) if Path(name).exists() else root / name for name in named]
         manifests = [read_manifest(path, videos=root, **reading) for path in listed]
         scan = scan_videos(manifests=manifests, **options)

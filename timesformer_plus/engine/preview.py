@@ -70,6 +70,8 @@ def preview(config: TrainConfig, *, split: SplitName = "train", n: int = 8, draw
     """
     if split not in get_args(SplitName) or n < 1 or draws < 1:
         raise ValueError(f"{split=}, {n=}, {draws=}: train, val or test, and at least one video and draw")
+    if config.output.exists() and not config.output.is_dir():
+        raise ValueError(f"output={config.output} is a file; give a folder")
     splits = build_splits(config.data)
     manifest: Manifest | None = getattr(splits, split)
     if manifest is None:
