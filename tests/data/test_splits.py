@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from timesformer_plus.data.manifests import Manifest, Member, Sample, without
-from timesformer_plus.data.splits import Leak, check_coverage, check_leaks, find_leaks
+from timesformer_plus.data.splits import Coverage, Leak, check_coverage, check_leaks, coverage, find_leaks
 
 
 def manifest(*samples: Sample, missing: tuple[str, ...] = ()) -> Manifest:
@@ -32,6 +32,20 @@ def test_too_much_missing_is_refused_with_the_first_and_the_remedy():
         check_coverage(one, "train")
     with pytest.raises(ValueError, match="none is there: the folder of the videos is probably another one"):
         check_coverage(manifest(missing=("/v/0.mp4",)), "train", 1.0)
+
+
+def test_nothing_left_of_a_split_says_so():
+    one = without(manifest(sample("a"), sample("b")), ["a", "b"])
+    with pytest.raises(
+        ValueError, match=r"^test: 0 expected, 0 found, 0 missing\. Nothing is left in the split"
+    ) as caught:
+        check_coverage(one, "test", 1.0)
+    assert "folder" not in str(caught.value)
+
+
+def test_coverage_as_numbers():
+    assert coverage(manifest(sample("a"), missing=("b", "c"))) == Coverage(expected=3, found=1, missing=2)
+    assert coverage(manifest()) == Coverage(0, 0, 0)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), 5])
@@ -74,6 +88,39 @@ def test_parts_of_one_video_in_two_splits_are_a_leak():
     second = Sample("a#t=1,2", Path("a"), 0, start=1, end=2)
     with pytest.raises(ValueError, match="a is in train and val"):
         check_leaks({"train": manifest(first), "val": manifest(second)})
+
+
+def test_leaks_by_content():
+    """A copy under another name is a leak; what one split holds twice, or what was never hashed, is none."""
+    contents = {"a": "1", "copy of a": "1", "b": "2", "again b": "2", "c": "", "d": None}
+    train = manifest(sample("a"), sample("b"), sample("again b"), sample("c"))
+    val = manifest(sample("copy of a"), sample("d"), sample("e"))
+    splits = {"train": train, "val": val}
+    assert find_leaks(splits) == []
+    leak = Leak("the content of videos/a and videos/copy of a", "train", "val")
+    assert find_leaks(splits, lambda sample: contents.get(sample.id)) == [leak]
+    check_leaks(splits)
+    with pytest.raises(
+        ValueError, match="1 leaks between splits: the content of videos/a and videos/copy of a is in tra"
+    ):
+        check_leaks(splits, lambda sample: contents.get(sample.id))
+
+
+def test_a_file_in_two_splits_is_one_leak_and_its_copy_another():
+    splits = {"train": manifest(sample("a")), "val": manifest(sample("a"), sample("b"))}
+    assert find_leaks({"train": splits["train"], "val": manifest(sample("a"))}, lambda _: "1") == [
+        Leak("videos/a", "train", "val")
+    ]
+    assert find_leaks(splits, lambda _: "1") == [
+        Leak("videos/a", "train", "val"),
+        Leak("the content of videos/a and videos/b", "train", "val"),
+    ]
+
+
+def test_members_with_the_same_content_are_a_leak():
+    first, second = (Sample(n, Path("a.tar"), 0, member=Member(n, i, 1)) for i, n in enumerate(("0.mp4", "1.mp4")))
+    leaks = find_leaks({"train": manifest(first), "test": manifest(second)}, lambda _: "1")
+    assert leaks == [Leak("the content of a.tar 0.mp4 and a.tar 1.mp4", "train", "test")]
 
 
 def test_without():
