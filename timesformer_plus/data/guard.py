@@ -185,7 +185,7 @@ def admit(path: str | Path, *, member: tuple[int, int] | None = None, limits: Li
     try:
         found = path.stat()
     except FileNotFoundError as error:
-        raise DecodeError(path, "there is no such file; check the manifest's root", "missing") from error
+        raise DecodeError(path, "there is no such file; check the path, or the manifest's root", "missing") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         raise DecodeError(path, f"cannot be read ({getattr(error, 'strerror', error)})", "no access") from error
     # a FIFO would block whoever opens it for ever
