@@ -69,7 +69,7 @@ def test_probabilities_are_the_mean_over_views_not_of_logits():
 def test_every_view_is_asked_for_once_whatever_the_batch(batch_size):
     values = [(0.5, -2.0), (1.0, 1.0), (-3.0, 0.1)]
     dataset = NumberedClips(values, [0, 1, 1])
-    metrics = evaluate(MeanPixel(), dataset, as_they_are, batch_size=batch_size)
+    metrics = evaluate(MeanPixel(), dataset, as_they_are, batch_size=batch_size).metrics
     assert dataset.asked == [(0, index, view) for index in range(3) for view in range(2)]
     # mean probability of class a: .37, .88, .28
     assert metrics["top1"] == pytest.approx(1 / 3)
@@ -82,7 +82,7 @@ def test_multi_label_takes_the_mean_of_sigmoids():
     views = torch.tensor([[2.0, -1.0], [-1.0, -1.0]]).double()
     expected = torch.stack([views.sigmoid().mean(dim=1), (-views).sigmoid().mean(dim=1)], dim=1)
     torch.testing.assert_close(predictions.probabilities, expected, rtol=0, atol=1e-12)
-    metrics = evaluate(MeanPixel(), dataset, as_they_are, batch_size=3)
+    metrics = evaluate(MeanPixel(), dataset, as_they_are, batch_size=3).metrics
     # a: .57 and .27, both right; b: .43 right and .73 wrong
     assert (metrics["accuracy/a"], metrics["accuracy/b"]) == (1.0, 0.5)
     assert (metrics["pair/a"], metrics["pair/b"], metrics["pair"]) == (1.0, 0.0, 0.5)

@@ -100,9 +100,9 @@ def test_best_is_a_local_dir_model_with_names_and_preprocessing(finished_run, di
     splits = build_splits(data)
     normalize = build_normalize(checkpoint.recipe)
     for split, manifest in (("val", splits.val), ("test", splits.test)):
-        assert evaluate(model, build_test_dataset(manifest, checkpoint.recipe, data), normalize, batch_size=3) == {
-            key: pytest.approx(value, abs=1e-6) for key, value in result[split].items()
-        }
+        scored = evaluate(model, build_test_dataset(manifest, checkpoint.recipe, data), normalize, batch_size=3)
+        assert scored.metrics == {key: pytest.approx(value, abs=1e-6) for key, value in result[split].items()}
+        assert scored.short_videos == 0
 
 
 def test_score_is_the_mean_over_the_views_of_the_real_model(finished_run, direction):

@@ -108,29 +108,58 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
-    """Load a model that ``save_checkpoint`` wrote.
+def load_checkpoint(folder: Path, *, num_clips: int | None = None, num_crops: int | None = None) -> Checkpoint:
+    """Load a model that ``save_checkpoint`` wrote, to be used on as many views of a video as are wanted now.
+
+    Args:
+        folder: The checkpoint.
+        num_clips: Clips a video; ``None`` for as many as in training's evaluation.
+        num_crops: Crops a clip; ``None`` for as many as in training's evaluation.
 
     Raises:
-        ValueError: ``folder`` is not such a checkpoint, or a damaged one.
+        ValueError: A number of views below one, or ``folder`` is not such a checkpoint, or a damaged one.
     """
+    for name, number in {"num_clips": num_clips, "num_crops": num_crops}.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name}={number}: give at least 1, or leave it out for that of training's evaluation")
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{folder} holds no {CONFIG_FILE}; give the best/ or last/ folder of a training run")
-    config = json.loads(path.read_text())
-    if RECIPE_KEY not in config or "label_names" not in config:
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); copy it again") from error
+    if not isinstance(config, dict) or not isinstance(config.get(RECIPE_KEY), dict) or "label_names" not in config:
         raise ValueError(
             f"{path} does not say how videos become clips (keys {RECIPE_KEY!r} and 'label_names'), "
             "so it was not written by tools/train.py; load it with timm.create_model instead"
         )
-    # JSON has lists where the recipe has tuples
-    stored: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in config[RECIPE_KEY].items()
-    }
-    recipe = ClipRecipe(**stored)
+    recipe = _read_recipe(config[RECIPE_KEY], path)
+    recipe = dataclasses.replace(
+        recipe,
+        num_clips=recipe.num_clips if num_clips is None else num_clips,
+        num_crops=recipe.num_crops if num_crops is None else num_crops,
+    )
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except (RuntimeError, SafetensorError) as error:  # no weights, half of them, or those of another model
         reason = str(error).partition("\n")[0]
         raise ValueError(f"the model in {folder} cannot be loaded ({reason}); copy or train it again") from error
     return Checkpoint(model, tuple(config["label_names"]), recipe)
+
+
+def _read_recipe(stored: dict[str, Any], path: Path) -> ClipRecipe:
+    fields = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(ClipRecipe)}
+    wrong = {
+        "unknown": sorted(stored.keys() - fields.keys()),
+        "missing": [name for name, is_required in fields.items() if is_required and name not in stored],
+    }
+    if any(wrong.values()):
+        said = "; ".join(f"{what}: {', '.join(map(repr, names))}" for what, names in wrong.items() if names)
+        raise ValueError(
+            f"{path} was written by another version of timesformer_plus: of the keys under {RECIPE_KEY!r} are {said}; "
+            "use the version that wrote it, or train again"
+        )
+    # JSON has lists where the recipe has tuples
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    return ClipRecipe(**values)

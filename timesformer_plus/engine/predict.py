@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from timesformer_plus.data.containers import Limits
 from timesformer_plus.data.decoders import DecodeError, DecoderName
 from timesformer_plus.data.manifests import Manifest, Sample
 from timesformer_plus.engine.build_data import build_normalize, build_test_dataset
 from timesformer_plus.engine.checkpoint import load_checkpoint
+from timesformer_plus.engine.clip_loading import UnreadableVideosError
 from timesformer_plus.engine.data_config import DataConfig
-from timesformer_plus.engine.evaluate import predict_views
+from timesformer_plus.engine.evaluate import USUAL_LIMITS, predict_views
 from timesformer_plus.engine.processes import join_processes
 
 
@@ -25,6 +26,7 @@ def predict(
     num_clips: int | None = None,
     num_crops: int | None = None,
     decoder: DecoderName = "auto",
+    limits: Limits = USUAL_LIMITS,
     image_fps: float | None = None,
 ) -> list[tuple[str, float]]:
     """Score one video, with the frames, size and normalisation that the model was trained with.
@@ -38,6 +40,7 @@ def predict(
         num_crops: Crops a clip; null for as many as in training's evaluation.
         decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto takes the fastest that is installed and
             exact on the file.
+        limits: What the file may ask of this machine.
         image_fps: Frames a second of a video that comes as a folder of images or an .npy array.
 
     Returns:
@@ -45,21 +48,23 @@ def predict(
         except those of a multi-label model, where every class has its own.
 
     Raises:
-        ValueError: ``model`` is not a checkpoint, or ``topk`` is not positive.
+        ValueError: ``model`` is not a checkpoint, or ``topk`` or a number of views is not positive.
         DecodeError: The video cannot be read.
+        OSError: Nor can the disk.
     """
     if topk < 1:
         raise ValueError(f"{topk=} is not positive; how many classes shall be named?")
-    network, classes, recipe = load_checkpoint(Path(model))
-    recipe = dataclasses.replace(
-        recipe, num_clips=num_clips or recipe.num_clips, num_crops=num_crops or recipe.num_crops
-    )
+    network, classes, recipe = load_checkpoint(Path(model), num_clips=num_clips, num_crops=num_crops)
     unknown = (0,) * len(classes) if recipe.multi_label else 0  # the true label: not looked at
     manifest = Manifest((Sample(str(video), Path(video), unknown),), classes, recipe.multi_label)
-    data = DataConfig(root=Path(video).parent, decoder=decoder, image_fps=image_fps)
+    data = DataConfig(root=Path(video).parent, decoder=decoder, limits=limits, image_fps=image_fps)
     dataset = build_test_dataset(manifest, recipe, data)
     device = join_processes().device
-    predictions = predict_views(network.to(device), dataset, build_normalize(recipe), batch_size=dataset.num_views)
+    try:
+        predictions = predict_views(network.to(device), dataset, build_normalize(recipe), batch_size=dataset.num_views)
+    except UnreadableVideosError as unreadable:
+        (error,) = unreadable.errors.values()  # of one video that is the whole story
+        raise error from None
     probabilities, order = predictions.probabilities[0].sort(descending=True, stable=True)
     ranked = zip(order.tolist(), probabilities.tolist(), strict=True)
     return [(classes[index], probability) for index, probability in ranked][:topk]
@@ -89,6 +94,10 @@ def main() -> None:
     parser.add_function_arguments(predict, skip={"video", "model"}, as_group=False)
     parser.add_argument("--model", type=Path, required=True, help="Checkpoint folder, such as RUN/best.")
     options = parser.parse_args()
+    try:
+        options = parser.instantiate(options)
+    except ValueError as error:
+        parser.error(str(error))
     try:
         predictions = predict(**options.as_dict())
     except (ValueError, ImportError, OSError, DecodeError) as error:

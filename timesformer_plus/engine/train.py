@@ -15,7 +15,6 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
-from torch.utils.data import DataLoader
 
 from timesformer_plus.data.dataset import Clip, VideoDataset
 from timesformer_plus.data.decoders import DecodeError, describe_auto, resolve_decoder
@@ -33,6 +32,7 @@ from timesformer_plus.engine.build_data import (
 )
 from timesformer_plus.engine.build_splits import SplitCounts, build_splits
 from timesformer_plus.engine.checkpoint import load_weights, save_checkpoint
+from timesformer_plus.engine.clip_loading import read_clips
 from timesformer_plus.engine.config import TrainConfig, parse_train_config
 from timesformer_plus.engine.display import Display
 from timesformer_plus.engine.evaluate import evaluate
@@ -244,7 +244,7 @@ def _evaluate(run: Run, dataset: VideoDataset, display: Display, split: str) -> 
             build_normalize(run.recipe),
             batch_size=batch_size,
             num_workers=run.config.data.num_workers,
-        )
+        ).metrics
 
 
 def _save(run: Run, name: str) -> None:
@@ -284,13 +284,12 @@ class Trainer:
 
     def _read(self) -> Iterator[Clip]:
         # one loader for the whole run: its workers persist and read ahead across epochs; the epoch travels in the key
-        loader: DataLoader[Clip] = DataLoader(
+        return read_clips(
             self.run.train_data,
-            batch_sampler=self.run.batches,
+            self.run.batches,
             num_workers=self.run.config.data.num_workers,
             pin_memory=self.run.accelerator.device.type == "cuda",
         )
-        yield from loader
 
     def epoch(self, epoch: int) -> EpochStats:
         """Train on the whole training split once."""
