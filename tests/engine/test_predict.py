@@ -14,7 +14,7 @@ from timesformer_plus.engine import predict as predict_module
 from timesformer_plus.engine.build_data import build_normalize, build_test_dataset
 from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.data_config import DataConfig
-from timesformer_plus.engine.evaluate import predict_views
+from timesformer_plus.engine.evaluate import evaluate_checkpoint, predict_views
 from timesformer_plus.engine.predict import predict, print_predictions
 from timesformer_plus.engine.train import train
 
@@ -117,5 +117,81 @@ def test_folder_that_is_no_checkpoint(finished_run, tmp_path, direction):
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"was not written by tools/train\.py"):
         predict(other, video)
+    (other / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is no JSON \(.*; copy it again"):
+        predict(other, video)
     with pytest.raises(ValueError, match="topk=0 is not positive"):
         predict(folder / "best", video, topk=0)
+
+
+def test_checkpoint_of_another_version(finished_run, direction, tmp_path, monkeypatch, capsys):
+    folder, _ = finished_run
+    video = next((direction / "test").glob("*.mp4"))
+    other = tmp_path / "other"
+    shutil.copytree(folder / "best", other)
+    config = json.loads((other / "config.json").read_text())
+    recipe = config["clips"]
+
+    def error_with(clips):
+        (other / "config.json").write_text(json.dumps({**config, "clips": clips}))
+        with pytest.raises(SystemExit) as stop:
+            run(monkeypatch, capsys, video, "--model", other)
+        assert stop.value.code == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    error = error_with({**recipe, "warp": 9, "jitter": 1})
+    assert error.startswith(f"error: {other / 'config.json'} was written by another version of timesformer_plus: ")
+    assert "are unknown: 'jitter', 'warp';" in error
+    del recipe["stride"], recipe["mean"]
+    assert "are missing: 'stride', 'mean';" in error_with(recipe)
+    assert "are unknown: 'step'; missing: 'stride', 'mean';" in error_with({**recipe, "step": 2})
+
+
+def test_checkpoint_from_before_an_option_takes_its_default(finished_run, tmp_path):
+    folder, _ = finished_run
+    older = tmp_path / "older"
+    shutil.copytree(folder / "best", older)
+    config = json.loads((older / "config.json").read_text())
+    del config["clips"]["decode_size"]
+    (older / "config.json").write_text(json.dumps(config))
+    assert load_checkpoint(older).recipe == load_checkpoint(folder / "best").recipe
+
+
+def test_number_of_views(finished_run, direction, monkeypatch, capsys):
+    folder, _ = finished_run
+    video = next((direction / "test").glob("*.mp4"))
+    for name in ("num_clips", "num_crops"):
+        for number in (0, -1):
+            with pytest.raises(ValueError, match=f"{name}={number}: give at least 1, or leave it out"):
+                predict(folder / "best", video, **{name: number})
+            with pytest.raises(ValueError, match=f"{name}={number}: give at least 1"):
+                evaluate_checkpoint(direction / "test.csv", model=folder / "best", **{name: number})
+    with pytest.raises(SystemExit):
+        run(monkeypatch, capsys, video, "--model", folder / "best", "--num_clips", 0)
+    assert capsys.readouterr().err.startswith("error: num_clips=0: ")
+    assert load_checkpoint(folder / "best").recipe.num_clips == 2
+    recipe = load_checkpoint(folder / "best", num_clips=1, num_crops=3).recipe
+    assert (recipe.num_clips, recipe.num_crops) == (1, 3)
+    assert load_checkpoint(folder / "best", num_crops=3).recipe.num_clips == 2
+
+
+def test_video_that_is_not_there(finished_run, tmp_path, monkeypatch, capsys):
+    folder, _ = finished_run
+    with pytest.raises(SystemExit):
+        run(monkeypatch, capsys, tmp_path / "no.mp4", "--model", folder / "best")
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'no.mp4'}: there is no such file; check the path, or the manifest's root\n"
+    )
+
+
+def test_limits_hold_in_prediction(finished_run, direction, monkeypatch, capsys):
+    folder, _ = finished_run
+    video = next((direction / "test").glob("*.mp4"))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, capsys, video, "--model", folder / "best", "--limits.max_frames", 3)
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {video}: is too large: 8 frames")
+    assert error.count("\n") == 1
+    assert run(monkeypatch, capsys, video, "--model", folder / "best", "--limits.max_frames", 8)
