@@ -130,7 +130,6 @@ class SplitReader:
             if samples
             else "",
         )
-        digests = {}
         if self._scan:
             unknown = [sample for sample in samples if self.relative(sample) not in self._scan]
             require(
@@ -140,13 +139,15 @@ class SplitReader:
             )
             if unknown:
                 self.lines.append(f"{self._scan_path} does not know {len(unknown)} of {len(samples)} videos")
-            rows = {sample.id: self._scan.get(self.relative(sample)) for sample in samples}
-            digests = {name: row.sha256 for name, row in rows.items() if row is not None and row.sha256}
         if data.allow_leaks:
-            leaks = find_leaks(manifests, digests)
+            leaks = find_leaks(manifests, self._digest)
             self.lines += [f"{len(leaks)} videos or recordings are in two splits"] if leaks else []
         else:
-            check_leaks(manifests, digests)
+            check_leaks(manifests, self._digest)
+
+    def _digest(self, sample: Sample) -> str | None:
+        row = self._scan.get(self.relative(sample)) if self._scan else None
+        return None if row is None else row.sha256
 
     def _unreadable(self, manifest: Manifest) -> dict[str, str]:
         """Sample -> where it is and why the scan could not read it, unless the file has changed since."""
