@@ -5,8 +5,6 @@ import json
 import ntpath
 import os
 import posixpath
-import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 
 from timesformer_plus.data import inventory, vocabulary
 from timesformer_plus.data.catalogues import read_manifest
+from timesformer_plus.data.inventory import Inventory
 from timesformer_plus.data.manifests import read_csv, read_jsonl
 
 
@@ -355,43 +354,12 @@ def test_a_folder_that_cannot_be_listed_is_an_error(folder, monkeypatch):
         read_csv(write(folder, "path,label\nsub/a.mp4,0\n"))
 
 
-# ------------------------------------------------------------------------------------------------------------- in bulk
-
-
-def seconds_for(folder: Path, rows: int, files: int = 10_000) -> dict[str, float]:
-    """Time to read lists of so many rows, of which so many videos are there, in folders of a hundred classes."""
-    for i in range(100):
-        (folder / f"class {i}").mkdir()
-    for i in range(files):
-        (folder / f"class {i % 100}" / f"{i:08d}.mp4").touch()
-    with (folder / "train.csv").open("w") as file:
-        file.write("path,label\n")
-        file.writelines(f"class {i % 100}/{i:08d}.mp4,class {i % 100}\n" for i in range(rows))
-    with (folder / "official.csv").open("w") as file:
-        file.write("label,youtube_id,time_start,time_end,split\n")
-        file.writelines(f"class {i % 100},{i:08d},10,20,train\n" for i in range(rows))
-    seconds = {}
-    for name, format in (("train.csv", "csv"), ("official.csv", "kinetics")):
-        start = time.process_time()
-        manifest = read_manifest(folder / name, format=format)
-        seconds[format] = time.process_time() - start
-        assert (len(manifest.samples), len(manifest.missing)) == (files, rows - files)
-    return seconds
-
-
-def test_a_hundred_thousand_rows(tmp_path, monkeypatch):
-    """Each folder is listed once. The bound is there for what grows with the square of the rows, not for a machine."""
-    listed = []
-    scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
-    seconds = seconds_for(tmp_path, 100_000, files=2_000)
-    assert max(Counter(map(str, listed)).values()) == 2  # by each of the two readers
-    assert max(seconds.values()) < 60
-
-
-@pytest.mark.slow
-def test_a_million_rows(tmp_path, capsys):
-    seconds = seconds_for(tmp_path, 1_000_000)
-    with capsys.disabled():
-        print("\n10^6 rows, CPU seconds:", ", ".join(f"{format} {value:.1f}" for format, value in seconds.items()))
-    assert max(seconds.values()) < 300
+@pytest.mark.parametrize("path", ["../x", "..", "/etc/passwd", "a/../../x", "sub/../a.mp4", "C:/x", "a\\..\\x"])
+def test_the_inventory_itself_does_not_leave_its_folder(folder, path):
+    """Whatever a reader forgot; `sub/../a.mp4` lies elsewhere where `sub` is a link."""
+    for ask in (Inventory.names, Inventory.holds, Inventory.holds_frames):
+        with pytest.raises(ValueError, match=r"leaves|is not in normal form"):
+            ask(Inventory(folder / "sub"), path)
+    for folders, stems in (((path,), ("a",)), (("",), (path,)), (("sub",), ("b", path))):
+        with pytest.raises(ValueError, match=r"leaves|is not in normal form"):
+            Inventory(folder).find(folders, stems)

@@ -51,6 +51,9 @@ def inside(text: str, root: Path, where: str) -> str:
 class Inventory:
     """The files below a folder. Each folder is listed at most once, when first asked about; links are followed.
 
+    Paths that climb out of the folder or are absolute are refused, whether something is there or not. Readers check
+    them before with ``inside``, which can name the row; here none can be forgotten.
+
     Args:
         root: The folder.
 
@@ -70,8 +73,12 @@ class Inventory:
         """Regular files and folders directly in ``folder`` (relative, ``""`` for the root) -> whether it is a folder.
 
         A folder that is not there has none.
+
+        Raises:
+            ValueError: It leaves the root, or cannot be listed.
         """
         if folder not in self._names:
+            self._check(folder)
             names: dict[str, bool] = {}
             try:
                 with os.scandir(self.root / folder) as entries:
@@ -85,14 +92,21 @@ class Inventory:
         return self._names[folder]
 
     def holds(self, path: str) -> bool:
-        """Whether there is such a file, or such a folder with images directly in it (the frames of a video)."""
+        """Whether there is such a file, or such a folder with images directly in it (the frames of a video).
+
+        Raises:
+            ValueError: The path leaves the root.
+        """
         folder, _, name = path.rpartition("/")
         is_folder = self.names(folder).get(name)
+        if is_folder is None:
+            self._check(path)
         return self.holds_frames(path) if is_folder else is_folder is not None
 
     def holds_frames(self, folder: str) -> bool:
         """Whether images lie directly in a folder, which makes it a video."""
         if folder not in self._frames:
+            self._check(folder)
             # not by names(): a hundred thousand folders of frames would keep the names of all their images in memory
             try:
                 with os.scandir(self.root / folder) as entries:
@@ -112,6 +126,9 @@ class Inventory:
 
         Returns:
             Its path relative to the root; None where there is none.
+
+        Raises:
+            ValueError: A folder or name leaves the root.
         """
         stems = tuple(stems)
         for folder in folders:
@@ -121,7 +138,15 @@ class Inventory:
                     path = f"{folder}/{known[stem]}" if folder else known[stem]
                     if not self.names(folder)[known[stem]] or self.holds_frames(path):
                         return path
+        for stem in stems:  # those of files that are there were no paths
+            self._check(stem)
         return None
+
+    def _check(self, path: str) -> None:
+        where = f"videos in {self.root}"
+        # a/../b would be inside as text, but not where a is a link to elsewhere
+        if path and inside(path, self.root, where) != path:
+            raise ValueError(f"{where}: path {path!r} is not in normal form; write it without '.', '..' and '//'")
 
     def _by_stem(self, folder: str) -> dict[str, str]:
         if folder not in self._stems:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from timesformer_plus.data.annotations import beside, csv_lines, records
 from timesformer_plus.data.catalogues.options import refuse
-from timesformer_plus.data.inventory import Inventory
+from timesformer_plus.data.inventory import Inventory, inside
 from timesformer_plus.data.manifests import Collector, Manifest, Sample
 from timesformer_plus.data.vocabulary import Vocabulary, is_number, numbered
 
@@ -77,7 +77,7 @@ def read_epic_kitchens(
         start, end = _seconds(row["start_timestamp"], where), _seconds(row["stop_timestamp"], where)
         if not start < end:
             raise ValueError(f"{where}: the part from {start} s to {end} s has no length; correct or remove the row")
-        person, video = row["participant_id"], row["video_id"]
+        person, video = (inside(row[column], videos, where) for column in ("participant_id", "video_id"))
         path = inventory.find((f"{person}/videos", person, ""), (video,))
         expected = videos / (path or f"{person}/videos/{video}.MP4")
         sample = Sample(row["narration_id"], expected, label, group=video, start=start, end=end)
