@@ -113,7 +113,9 @@ def test_lists_in_circulation(tmp_path, mark, format):
         ("a.mp4 0\n/etc/passwd 0\n", "row 2: path '/etc/passwd' leaves"),
         ("a.mp4 0\n../x.mp4 0\n", "row 2: path .* leaves"),
         ("a.mp4 0\na.mp4 1\n", "row 2: 'a.mp4' stands in row 1 already"),
-        ("a.mp4 2\n", "row 1: there is no class 2; `classes` has 2"),
+        ("a.mp4 2\n", "row 1: label '2' is not one of the 2 classes .* of `classes`"),
+        ("a.mp4 9999999999999999999\n", "row 1: .* is not a path and the number of a class"),
+        ("a.mp4 ٣\n", "row 1: .* is not a path and the number of a class"),
         ("\n", "lists no video"),
     ],
 )
@@ -314,7 +316,7 @@ def test_diving48(tmp_path):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([{"vid_name": "a", "label": 2}], "entry 1: there is no class 2; .*Diving48_vocab.json has 2"),
+        ([{"vid_name": "a", "label": 2}], "entry 1: label '2' is not one of the 2 classes .*Diving48_vocab.json"),
         ([{"vid_name": "a", "label": "1"}], "entry 1: expected an object"),
         ([{"vid_name": "a", "label": True}], "entry 1: expected an object"),
         ([{"vid_name": "a"}], "entry 1: expected an object"),

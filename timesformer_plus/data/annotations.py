@@ -98,6 +98,11 @@ def records(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, 
         yield line, dict(zip(columns, row, strict=True))
 
 
+def first_beside(annotations: Path, names: Sequence[str]) -> Path | None:
+    """The first of several files in the folder of the annotations that is there; None where none is."""
+    return next((path for name in names if (path := annotations.parent / name).is_file()), None)
+
+
 def beside(annotations: Path, names: Sequence[str], content: str) -> Path:
     """The first of several files in the folder of the annotations that is there.
 
@@ -109,9 +114,9 @@ def beside(annotations: Path, names: Sequence[str], content: str) -> Path:
     Raises:
         ValueError: None is there.
     """
-    for name in names:
-        if (annotations.parent / name).is_file():
-            return annotations.parent / name
+    path = first_beside(annotations, names)
+    if path is not None:
+        return path
     raise ValueError(
         f"{annotations.parent}: there is no {' or '.join(names)}, which holds {content}; put it beside "
         f"{annotations.name}, or give `classes`"

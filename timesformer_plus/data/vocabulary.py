@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from timesformer_plus.data.annotations import text_lines
+from timesformer_plus.data.annotations import beside, first_beside, text_lines
 
 CLASSES_FILE = "classes.txt"
 # Numbers without names make a class for every number up to the largest: an id given as label must not make millions.
@@ -19,20 +19,25 @@ class Vocabulary:
     Args:
         names: The names; they must differ.
         source: Where they come from, for errors.
+        numbering: The classes that the labels' numbers count, where these are listed in another order: a number is
+            the name that it has there.
 
     Raises:
         ValueError: No name, or one twice.
     """
 
-    def __init__(self, names: Iterable[str], source: str) -> None:
+    def __init__(self, names: Iterable[str], source: str, *, numbering: Vocabulary | None = None) -> None:
         self.names = tuple(names)
         self.source = source
+        self.numbering = numbering
         self._indices = {name: i for i, name in enumerate(self.names)}
         if not self.names:
             raise ValueError(f"{source}: no class name; write one a line in {CLASSES_FILE}, or label the videos")
         if len(self._indices) < len(self.names):
             twice = next(name for name in self.names if self.names.count(name) > 1)
             raise ValueError(f"{source}: class {twice!r} is listed twice; class names must differ")
+        # with classes called 1, 2, 3 a label 1 may be meant as a name or as a place; with 0, 1, 2 both are the same
+        self._counts = not any(map(is_number, self.names)) or self.names == tuple(map(str, range(len(self.names))))
 
     def __len__(self) -> int:
         """Number of classes."""
@@ -41,19 +46,30 @@ class Vocabulary:
     def index(self, label: str, where: str) -> int:
         """The class that a label means: by its name, else by its number.
 
+        Numbers mean names only, where any class is called by one that is not its place.
+
         Raises:
             ValueError: It is neither; the text starts with ``where`` and names the nearest classes.
         """
+        if self.numbering is not None and is_number(label):
+            name = self.numbering.names[self.numbering.index(label, where)]
+            if name not in self._indices:
+                raise ValueError(
+                    f"{where}: label {label!r} is the class {name!r} of {self.numbering.source}, which is not one of "
+                    f"the {len(self.names)} of {self.source}; remove the row, or add the class there"
+                )
+            return self._indices[name]
         if label in self._indices:
             return self._indices[label]
-        if is_number(label) and int(label) < len(self.names):
+        if self._counts and is_number(label) and int(label) < len(self.names):
             return int(label)
         near = difflib.get_close_matches(label, self.names, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}? Correct it" if near else "correct it"
         some = ", ".join(map(repr, self.names[:8])) + (", ..." if len(self.names) > 8 else "")
+        numbers = f", or a number from 0 to {len(self.names) - 1}" if self._counts else ""
         raise ValueError(
-            f"{where}: label {label!r} is not one of the {len(self.names)} classes ({some}, or a number from 0 to "
-            f"{len(self.names) - 1}) of {self.source}; {hint}, or add it there"
+            f"{where}: label {label!r} is not one of the {len(self.names)} classes ({some}{numbers}) of {self.source}; "
+            f"{hint}, or add it there"
         )
 
     def marks(self, indices: Iterable[int]) -> tuple[int, ...]:
@@ -67,14 +83,48 @@ def is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 19
 
 
+def listed(path: Path) -> Vocabulary:
+    """The classes of a file with a name in every line, such as ``classes.txt``."""
+    return Vocabulary((name for _, name in text_lines(path)), str(path))
+
+
 def given_or_beside(path: Path, classes: Sequence[str] | None) -> Vocabulary | None:
-    """The classes that were given, else those of ``classes.txt`` in the folder of ``path``, else None."""
-    if classes is not None:
-        return Vocabulary(classes, "`classes`")
-    beside = path.parent / CLASSES_FILE
-    if not beside.is_file():
-        return None
-    return Vocabulary((name for _, name in text_lines(beside)), str(beside))
+    """The classes that were given, else those of ``classes.txt`` in the folder of ``path``, else None.
+
+    Numbers in the annotations count the lines of that file where it is there, also when the classes are given.
+    """
+    file = first_beside(path, (CLASSES_FILE,))
+    return given_or(classes, None if file is None else listed(file))
+
+
+def given_or(classes: Sequence[str] | None, own: Vocabulary | None) -> Vocabulary | None:
+    """The classes that were given, with the numbers of the data set's own; else its own."""
+    return own if classes is None else Vocabulary(classes, "`classes`", numbering=own)
+
+
+def given_or_own(
+    annotations: Path,
+    classes: Sequence[str] | None,
+    names: Sequence[str],
+    read: Callable[[Path], Vocabulary],
+    content: str = "the names of the classes",
+) -> Vocabulary:
+    """The classes that were given, else those of the data set's own file, whose numbers count in either case.
+
+    Args:
+        annotations: The annotations.
+        classes: The classes that were given.
+        names: Names that the data set's file goes by; it lies beside the annotations.
+        read: Reads it.
+        content: What it holds, for the error.
+
+    Raises:
+        ValueError: No classes were given and there is no such file.
+    """
+    if classes is None:
+        return read(beside(annotations, names, content))
+    file = first_beside(annotations, names)
+    return Vocabulary(classes, "`classes`", numbering=None if file is None else read(file))
 
 
 def of_labels(path: Path, labels: Iterable[str]) -> Vocabulary:

@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from timesformer_plus.data.annotations import beside, records, text_lines
+from timesformer_plus.data.annotations import records
 from timesformer_plus.data.catalogues.options import refuse
-from timesformer_plus.data.inventory import Inventory
+from timesformer_plus.data.inventory import Inventory, inside
 from timesformer_plus.data.manifests import Collector, Manifest, Sample
-from timesformer_plus.data.vocabulary import Vocabulary
+from timesformer_plus.data.vocabulary import given_or_own, listed
 
 _ACTION = re.compile(r"(c\d{3}) \d+(?:\.\d+)? \d+(?:\.\d+)?")
 
@@ -43,11 +43,7 @@ def read_charades(
     refuse("Charades", target=target)
     if not multi_label:
         raise ValueError(f"{annotations}: videos of Charades have several labels each; set multi_label")
-    if classes is None:
-        path = beside(annotations, ("Charades_v1_classes.txt",), "the names of the classes")
-        vocabulary = Vocabulary((text for _, text in text_lines(path)), str(path))
-    else:
-        vocabulary = Vocabulary(classes, "`classes`")
+    vocabulary = given_or_own(annotations, classes, ("Charades_v1_classes.txt",), listed)
     codes = {name.partition(" ")[0]: i for i, name in enumerate(vocabulary.names)}
     inventory = Inventory(videos)
     collector = Collector(annotations)
@@ -61,7 +57,7 @@ def read_charades(
             if match[1] not in codes:
                 raise ValueError(f"{where}: there is no action {match[1]} in {vocabulary.source}")
             indices.append(codes[match[1]])
-        name = row["id"]
+        name = inside(row["id"], videos, where)
         path_found = inventory.find(("",), (name,))
         sample = Sample(name, videos / (path_found or f"{name}.mp4"), vocabulary.marks(indices), group=row["subject"])
         collector.add(sample, line, found=path_found is not None)

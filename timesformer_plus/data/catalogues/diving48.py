@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from timesformer_plus.data.annotations import beside, json_file
+from timesformer_plus.data.annotations import json_file
 from timesformer_plus.data.catalogues.options import refuse
-from timesformer_plus.data.inventory import Inventory
+from timesformer_plus.data.inventory import Inventory, inside
 from timesformer_plus.data.manifests import Collector, Manifest, Sample
-from timesformer_plus.data.vocabulary import Vocabulary
+from timesformer_plus.data.vocabulary import Vocabulary, given_or_own
 
 
 def read_diving48(
@@ -38,7 +38,7 @@ def read_diving48(
         ValueError: An entry is malformed or twice there, or there is no such class.
     """
     refuse("Diving48", multi_label=multi_label, target=target)
-    vocabulary = _vocab(annotations) if classes is None else Vocabulary(classes, "`classes`")
+    vocabulary = given_or_own(annotations, classes, ("Diving48_vocab.json",), _vocab)
     entries = json_file(annotations)
     if not isinstance(entries, list):
         raise ValueError(f"{annotations}: expected a list of objects with vid_name and label")
@@ -49,15 +49,14 @@ def read_diving48(
         name, label = (entry.get("vid_name"), entry.get("label")) if isinstance(entry, dict) else (None, None)
         if not isinstance(name, str) or not isinstance(label, int) or isinstance(label, bool):
             raise ValueError(f'{where}: expected an object such as {{"vid_name": "ID_00000", "label": 12}}')
-        if not 0 <= label < len(vocabulary):
-            raise ValueError(f"{where}: there is no class {label}; {vocabulary.source} has {len(vocabulary)}, from 0")
+        name = inside(name, videos, where)
+        index = vocabulary.index(str(label), where)
         path = inventory.find(("",), (name,))
-        collector.add(Sample(name, videos / (path or f"{name}.mp4"), label), row, found=path is not None)
+        collector.add(Sample(name, videos / (path or f"{name}.mp4"), index), row, found=path is not None)
     return collector.manifest(vocabulary.names)
 
 
-def _vocab(annotations: Path) -> Vocabulary:
-    path = beside(annotations, ("Diving48_vocab.json",), "the names of the classes")
+def _vocab(path: Path) -> Vocabulary:
     dives = json_file(path)
     if not isinstance(dives, list) or not all(isinstance(dive, list) for dive in dives):
         raise ValueError(f'{path}: expected a list of dives such as ["Back", "15som", "05Twis", "FREE"]')

@@ -14,7 +14,7 @@ from timesformer_plus.data.vocabulary import Vocabulary, given_or_beside, is_num
 
 # Folders that a split's videos are kept in, by the name of the split in the CSV.
 _SPLIT_FOLDERS = {"validate": ("validate", "val", "validation"), "val": ("val", "validate", "validation")}
-_LISTED = re.compile(r"(.*[^\s,])\s*[,\s]\s*(\d+)")
+_LISTED = re.compile(r"(.*[^\s,])\s*[,\s]\s*([0-9]{1,18})")
 
 
 def read_kinetics(
@@ -69,6 +69,7 @@ def read_kinetics(
         name, label = row["youtube_id"], row["label"]
         if not (name and is_number(row["time_start"]) and is_number(row["time_end"])):
             raise ValueError(f"{where}: expected an id and whole seconds, found {row}; correct the row")
+        name = inside(name, videos, where)
         cut = f"{name}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
         index = vocabulary.index(label, where)
         if label not in folders:
@@ -134,7 +135,6 @@ def read_list(
     for line, text, number in rows:
         where = f"{annotations}, row {line}"
         path = inside(text, videos, where)
-        if int(number) >= len(vocabulary):
-            raise ValueError(f"{where}: there is no class {number}; {vocabulary.source} has {len(vocabulary)}, from 0")
-        collector.add(Sample(path, videos / path, int(number)), line, found=inventory.holds(path))
+        label = vocabulary.index(number, where)
+        collector.add(Sample(path, videos / path, label), line, found=inventory.holds(path))
     return collector.manifest(vocabulary.names)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from timesformer_plus.data.annotations import beside, csv_lines, text_lines
+from timesformer_plus.data.annotations import csv_lines, text_lines
 from timesformer_plus.data.catalogues.options import refuse
 from timesformer_plus.data.inventory import Inventory, inside
 from timesformer_plus.data.manifests import Collector, Manifest, Sample
-from timesformer_plus.data.vocabulary import Vocabulary, numbered
+from timesformer_plus.data.vocabulary import Vocabulary, given_or_own, numbered
 
 _FOLDERS = {"trainingSet.csv": "training/", "validationSet.csv": "validation/"}
 
@@ -37,7 +37,9 @@ def read_moments(
         ValueError: A row is malformed, a video listed twice, a label unknown; a path leaves ``videos``.
     """
     refuse("Moments in Time", multi_label=multi_label, target=target)
-    vocabulary = _categories(annotations) if classes is None else Vocabulary(classes, "`classes`")
+    vocabulary = given_or_own(
+        annotations, classes, ("moments_categories.txt",), _categories, "the number of every class"
+    )
     inventory = Inventory(videos)
     split = _FOLDERS.get(annotations.name, "")
     prefix = split if split and inventory.names("").get(split[:-1]) else ""
@@ -52,7 +54,6 @@ def read_moments(
     return collector.manifest(vocabulary.names)
 
 
-def _categories(annotations: Path) -> Vocabulary:
-    path = beside(annotations, ("moments_categories.txt",), "the number of every class")
+def _categories(path: Path) -> Vocabulary:
     pairs = (text.rpartition(",") for _, text in text_lines(path))
     return numbered(((number.strip(), name.strip()) for name, _, number in pairs), path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from timesformer_plus.data.annotations import beside, json_file, text_lines
+from timesformer_plus.data.annotations import json_file, text_lines
 from timesformer_plus.data.catalogues.options import refuse
 from timesformer_plus.data.inventory import Inventory
 from timesformer_plus.data.manifests import Collector, Manifest, Sample
-from timesformer_plus.data.vocabulary import Vocabulary, numbered
+from timesformer_plus.data.vocabulary import Vocabulary, given_or_own, listed, numbered
 
 
 def read_something_v2(
@@ -43,7 +43,8 @@ def read_something_v2(
         raise ValueError(f"{annotations}: expected a list of objects with an id; give train.json or validation.json")
     if entries and not any("template" in entry for entry in entries):
         raise ValueError(f"{annotations}: has no labels, as the test split; nothing can be learned from it")
-    vocabulary = _labels_json(annotations) if classes is None else Vocabulary(classes, "`classes`")
+    names = ("labels.json", "something-something-v2-labels.json")
+    vocabulary = given_or_own(annotations, classes, names, _labels_json, "the number of every class")
     rows = []
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry.get("template"), str):
@@ -52,8 +53,7 @@ def read_something_v2(
     return _by_id(annotations, videos, rows, vocabulary)
 
 
-def _labels_json(annotations: Path) -> Vocabulary:
-    path = beside(annotations, ("labels.json", "something-something-v2-labels.json"), "the number of every class")
+def _labels_json(path: Path) -> Vocabulary:
     labels = json_file(path)
     if not isinstance(labels, dict):
         raise ValueError(f'{path}: expected an object such as {{"Closing something": "0"}}')
@@ -121,12 +121,7 @@ def _semicolons(annotations: Path, videos: Path, classes: Sequence[str] | None, 
                 "nothing can be learned from it"
             )
         rows.append((line, video.strip(), label.strip()))
-    if classes is not None:
-        vocabulary = Vocabulary(classes, "`classes`")
-    else:
-        path = beside(annotations, names, "the names of the classes")
-        vocabulary = Vocabulary((text for _, text in text_lines(path)), str(path))
-    return _by_id(annotations, videos, rows, vocabulary)
+    return _by_id(annotations, videos, rows, given_or_own(annotations, classes, names, listed))
 
 
 def _by_id(annotations: Path, videos: Path, rows: Iterable[tuple[int, str, str]], vocabulary: Vocabulary) -> Manifest:

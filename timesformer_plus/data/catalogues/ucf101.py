@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from timesformer_plus.data.annotations import beside, text_lines
+from timesformer_plus.data.annotations import text_lines
 from timesformer_plus.data.catalogues.options import refuse
 from timesformer_plus.data.inventory import Inventory, inside
 from timesformer_plus.data.manifests import Collector, Manifest, Sample
-from timesformer_plus.data.vocabulary import Vocabulary
+from timesformer_plus.data.vocabulary import Vocabulary, given_or_own
 
 _NAME = re.compile(r"v_\w+_(g\d+)_c\d+")
 
@@ -41,7 +41,8 @@ def read_ucf101(
             ``videos``.
     """
     refuse("UCF101", multi_label=multi_label, target=target)
-    vocabulary = _class_ind(annotations) if classes is None else Vocabulary(classes, "`classes`")
+    vocabulary = given_or_own(annotations, classes, ("classInd.txt",), _class_ind)
+    numbering = vocabulary.numbering or vocabulary
     inventory = Inventory(videos)
     collector = Collector(annotations)
     for line, text in text_lines(annotations):
@@ -53,9 +54,9 @@ def read_ucf101(
             raise ValueError(f"{where}: {text!r} is not of the form 'Class/v_Class_g08_c01.avi 1'; correct it")
         folder = path.parts[0]
         label = vocabulary.index(folder, where)
-        if number.strip() and number.strip() != str(label + 1):
+        if number.strip() and number.strip() != str(place := numbering.index(folder, where) + 1):
             raise ValueError(
-                f"{where}: {folder} is class {label + 1} of {vocabulary.source}, not {number.strip()}; list and class "
+                f"{where}: {folder} is class {place} of {numbering.source}, not {number.strip()}; list and class "
                 "names belong to different versions"
             )
         found = inventory.find((folder, ""), (path.stem,))
@@ -64,8 +65,7 @@ def read_ucf101(
     return collector.manifest(vocabulary.names)
 
 
-def _class_ind(annotations: Path) -> Vocabulary:
-    path = beside(annotations, ("classInd.txt",), "the names of the classes")
+def _class_ind(path: Path) -> Vocabulary:
     names: list[str] = []
     for line, text in text_lines(path):
         number, _, name = text.partition(" ")
