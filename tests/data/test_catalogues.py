@@ -525,4 +525,10 @@ def test_formats_by_name(tmp_path):
     with pytest.raises(ValueError, match="format='imagenet' is unknown; allowed are auto, csv, jsonl, folder"):
         read_manifest(tmp_path, format="imagenet")
     with pytest.raises(ValueError, match="the format cannot be told from the name"):
-        read_manifest(tmp_path / "a.parquet")
+        read_manifest(write(tmp_path / "a.parquet", "x"))
+
+
+@pytest.mark.parametrize("name", ["my_videos", "a.parquet", "a/b/train.txt", "a.csv", "a.jsonl", "a.tar", "{a,b}.tar"])
+def test_what_is_not_there_is_said_to_be_not_there(tmp_path, name):
+    with pytest.raises(ValueError, match=r"there is no such|not there, first"):
+        read_manifest(tmp_path / name)

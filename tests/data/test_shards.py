@@ -110,6 +110,33 @@ def test_patterns_and_folders(tmp_path):
     assert [p.name for p in expand(tmp_path / "{train,val}-{000..000}.tar")] == ["train-000.tar", "val-000.tar"]
 
 
+def test_shards_of_one_name_in_two_folders(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        three(tmp_path / name / "s.tar")
+    ids = [f"{name}/s.tar/{i}" for name in "ab" for i in range(3)]
+    for pattern in ("{a,b}/s.tar", "{a/s,b/s}.tar"):
+        assert [s.id for s in read_manifest(tmp_path / pattern).samples] == ids
+    assert [s.id for s in read_manifest(tmp_path / "{a,b}/s.tar", videos=tmp_path).samples] == ids
+    assert [s.id for s in read_manifest(tmp_path / "a").samples] == ["s.tar/0", "s.tar/1", "s.tar/2"]
+    assert [s.id for s in read_manifest(tmp_path / "a/s.tar", videos=tmp_path).samples] == ids[:3]
+    with pytest.raises(ValueError, match=r"b/s\.tar is not in `videos`"):
+        read_manifest(tmp_path / "{a,b}/s.tar", videos=tmp_path / "a")
+
+
+def test_class_names_of_shards_in_two_folders(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        three(tmp_path / name / "s.tar")
+    (tmp_path / "classes.txt").write_text("run\nwalk\n")
+    assert read_manifest(tmp_path / "{a,b}/s.tar").classes == ("run", "walk")
+    (tmp_path / "b/classes.txt").write_text("run\nwalk\n")
+    assert read_manifest(tmp_path / "{a,b}/s.tar").classes == ("run", "walk")
+    (tmp_path / "b/classes.txt").write_text("walk\nrun\n")
+    with pytest.raises(ValueError, match=r"b/classes\.txt and .*classes\.txt differ, so that a number means two"):
+        read_manifest(tmp_path / "{a,b}/s.tar")
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [

@@ -56,6 +56,13 @@ def expand(pattern: Path) -> list[Path]:
     return shards
 
 
+def folder_of(pattern: Path) -> Path:
+    """The folder that all the shards of a pattern lie in, directly or deeper; a folder itself."""
+    if pattern.is_dir():
+        return pattern
+    return next(folder for folder in pattern.parents if "{" not in str(folder))
+
+
 def _choices(braces: str, text: str) -> list[str]:
     if match := _RANGE.fullmatch(braces):
         first, last = match.groups()

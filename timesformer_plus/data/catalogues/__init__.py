@@ -17,6 +17,7 @@ from timesformer_plus.data.catalogues.tables import read_csv_table, read_jsonl_t
 from timesformer_plus.data.catalogues.ucf101 import read_ucf101
 from timesformer_plus.data.catalogues.webdataset import read_shards
 from timesformer_plus.data.manifests import Manifest, Reader
+from timesformer_plus.data.shards import folder_of
 
 READERS: dict[str, Reader] = {
     "csv": read_csv_table,
@@ -52,7 +53,8 @@ def read_manifest(
         path: The annotations: a file, a folder, or a pattern of shards such as ``train-{000..009}.tar``.
         format: A key of ``READERS``. ``"auto"`` tells ``csv`` and ``jsonl`` by the suffix, a folder per class by its
             being a folder, and ``webdataset`` by ``.tar`` or a folder with such files.
-        videos: Folder that the videos lie in; ``path`` itself if that is a folder, else the folder that it lies in.
+        videos: Folder that the videos lie in; ``path`` itself if that is a folder, else the folder that it lies in (of
+            a pattern, all that it stands for).
         classes: Names of the classes in the order of their indices; the data set's own if not given. Splits that are
             compared need the same: read training first and give its ``Manifest.classes`` to the others.
         multi_label: Whether a video has any number of labels instead of one.
@@ -62,14 +64,14 @@ def read_manifest(
         The manifest. Videos that are not there are in its ``missing``.
 
     Raises:
-        ValueError: The format is unknown or not to be told, or as its reader says.
+        ValueError: The format is unknown or not to be told, there is nothing at ``path``, or as its reader says.
     """
     path = Path(path)
     if format == "auto":
         format = _told_from(path)
     if format not in READERS:
         raise ValueError(f"format={format!r} is unknown; allowed are auto, {', '.join(READERS)}")
-    folder = path if path.is_dir() else path.parent
+    folder = folder_of(path) if format == "webdataset" else path if path.is_dir() else path.parent
     return READERS[format](
         path,
         videos=folder if videos is None else Path(videos),
@@ -84,6 +86,8 @@ def _told_from(path: Path) -> str:
         return "webdataset" if any(path.glob("*.tar")) else "folder"
     suffix = path.suffix.lower()
     known = {".csv": "csv", ".jsonl": "jsonl", ".tar": "webdataset"}
+    if suffix not in known and not path.exists():
+        raise ValueError(f"{path}: there is no such file or folder; correct the path")
     if suffix not in known:
         raise ValueError(f"{path}: the format cannot be told from the name; give one of {', '.join(READERS)}")
     return known[suffix]

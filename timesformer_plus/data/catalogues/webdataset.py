@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from timesformer_plus.data.catalogues.options import check_below
 from timesformer_plus.data.inventory import VIDEO_SUFFIXES
 from timesformer_plus.data.manifests import Collector, Manifest, Member, Sample
-from timesformer_plus.data.shards import expand, index, split_key
-from timesformer_plus.data.vocabulary import given_or_beside, of_labels
+from timesformer_plus.data.shards import expand, folder_of, index, split_key
+from timesformer_plus.data.vocabulary import CLASSES_FILE, Vocabulary, given_or, listed, of_labels
 
 MAX_LABEL_BYTES = 1 << 20
 
@@ -35,37 +35,50 @@ def read_shards(
 
     The label is that of the member ``.cls`` (a number), else of ``.json`` (its key ``label``, a name or a number, in a
     multi-label set a list of them; a key ``group`` is the sample's group), else of ``.txt`` (a name; several joined by
-    ``;``). An id is the shard's name and the key: ``train-000.tar/7``.
+    ``;``). An id is the shard's path below ``videos`` and the key: ``train-000.tar/7``.
 
     Args:
         annotations: A tar file, a pattern such as ``train-{000..009}.tar`` or ``{a,b}.tar``, or a folder of tar files.
             Neither ``pipe:`` nor a URL: copy the shards first.
         videos: A folder that the shards lie in, directly or deeper.
-        classes: Names of the classes; the lines of ``classes.txt`` beside the shards if not given; without such a
-            file, the labels that occur, sorted.
+        classes: Names of the classes; the lines of ``classes.txt`` beside the shards, or in the folder that all of
+            them lie in, if not given; without such a file, the labels that occur, sorted.
         multi_label: Whether a video has any number of labels.
         target: Key of the label in ``.json``, where it is not ``label``; the other members are not asked then.
 
     Raises:
         ValueError: A shard is not there, compressed, cut off, damaged or not a tar; a member is a link, a device,
-            sparse, or its name leaves the shard; a sample has no video, two, or no label; a label is unknown.
+            sparse, or its name leaves the shard; a sample has no video, two, or no label; a label is unknown; files of
+            class names in several folders differ.
     """
-    check_below(annotations, videos)
-    rows = [row for shard in expand(annotations) for row in _samples(shard, multi_label, target)]
+    shards = expand(annotations)
+    for shard in shards:
+        check_below(shard, videos)
+    rows = [row for shard in shards for row in _samples(shard, multi_label, target)]
     if not rows:
         raise ValueError(f"{annotations}: there is no sample in the shards")
-    beside = annotations / "*.tar" if annotations.is_dir() else annotations
-    vocabulary = given_or_beside(beside, classes) or of_labels(
-        annotations, (name for row in rows for name in row.labels)
-    )
+    own = _own_classes({folder_of(annotations): None, **dict.fromkeys(shard.parent for shard in shards)})
+    vocabulary = given_or(classes, own) or of_labels(annotations, (name for row in rows for name in row.labels))
     collector = Collector(annotations)
     for number, row in enumerate(rows, 1):
         where = f"{row.shard}, sample {row.key!r}"
         indices = [vocabulary.index(name, where) for name in row.labels]
         label = vocabulary.marks(indices) if multi_label else indices[0]
-        sample = Sample(f"{row.shard.name}/{row.key}", row.shard, label, group=row.group, member=row.video)
-        collector.add(sample, number, found=True)
+        name = f"{row.shard.relative_to(videos).as_posix()}/{row.key}"
+        collector.add(Sample(name, row.shard, label, group=row.group, member=row.video), number, found=True)
     return collector.manifest(vocabulary.names, multi_label=multi_label)
+
+
+def _own_classes(folders: Iterable[Path]) -> Vocabulary | None:
+    files = [file for folder in folders if (file := folder / CLASSES_FILE).is_file()]
+    vocabularies = [listed(file) for file in files]
+    for other in vocabularies[1:]:
+        if other.names != vocabularies[0].names:
+            raise ValueError(
+                f"{other.source} and {vocabularies[0].source} differ, so that a number means two classes; make them "
+                "the same, or read the folders one by one"
+            )
+    return vocabularies[0] if vocabularies else None
 
 
 class _Row(NamedTuple):
