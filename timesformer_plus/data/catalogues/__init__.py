@@ -56,7 +56,8 @@ def read_manifest(
         videos: Folder that the videos lie in; ``path`` itself if that is a folder, else the folder that it lies in (of
             a pattern, all that it stands for).
         classes: Names of the classes in the order of their indices; the data set's own if not given. Splits that are
-            compared need the same: read training first and give its ``Manifest.classes`` to the others.
+            compared need the same: read training first and give its ``Manifest.classes`` to the others. A number in
+            the annotations still counts the data set's own names where these lie beside it; its name is looked up here.
         multi_label: Whether a video has any number of labels instead of one.
         target: Which labelling or part, for the data sets that have several.
 
