@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -38,6 +38,7 @@ __all__ = [
     "index_source",
     "main_video",
     "open_container",
+    "packets_of",
 ]
 
 # the containers whose demuxer knows where every frame is; the others must be decoded from the start to be counted
@@ -152,6 +153,20 @@ def open_container(source: Source, container: str, limits: Limits) -> Iterator[a
     finally:
         if file is not None:
             file.close()
+
+
+@contextmanager
+def packets_of(
+    opened: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[Iterator[av.Packet[av.VideoStream]]]:
+    """Read the coded frames of a stream; to be left before the container is.
+
+    PyAV loses 150 bytes whenever an unfinished reading is left to the garbage collector, in holes all over the heap:
+    4 MB for 1,000 videos.
+    """
+    packets = cast("Generator[av.Packet[av.VideoStream], None, None]", opened.demux(stream))
+    with closing(packets):
+        yield packets
 
 
 def main_video(source: Source, opened: av.container.InputContainer) -> av.VideoStream:

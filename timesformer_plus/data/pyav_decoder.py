@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from timesformer_plus.data.backends import WORTH_SEEKING, IndexedDecoder, upright
-from timesformer_plus.data.containers import main_video, open_container
+from timesformer_plus.data.containers import main_video, open_container, packets_of
 from timesformer_plus.data.frame_reader import Frames
 from timesformer_plus.data.guard import DecodeError
 
@@ -40,10 +41,18 @@ class PyAVDecoder(IndexedDecoder):
             picture = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
             yield upright(cast(Frames, picture)[None], self._index.turns)
 
+    @contextmanager
+    def _all_frames(self) -> Iterator[Iterator[av.VideoFrame]]:
+        with (
+            open_container(self._source, self._index.container, self._limits) as opened,
+            packets_of(opened, main_video(self._source, opened)) as packets,
+        ):
+            yield _decoded(packets)
+
     def _by_count(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         left = set(wanted)
-        with open_container(self._source, self._index.container, self._limits) as opened:
-            for i, frame in enumerate(opened.decode(main_video(self._source, opened))):
+        with self._all_frames() as frames:
+            for i, frame in enumerate(frames):
                 if i in left:
                     self._check_whole(i, frame)
                     left.remove(i)
@@ -63,8 +72,8 @@ class PyAVDecoder(IndexedDecoder):
                     break
         if not left:
             return
-        with open_container(self._source, self._index.container, self._limits) as opened:
-            for i, frame in self._matched(opened.decode(main_video(self._source, opened)), list(left)):
+        with self._all_frames() as frames:
+            for i, frame in self._matched(frames, list(left)):
                 self._check_whole(i, frame)
                 left.popleft()
                 yield i, frame
@@ -78,8 +87,8 @@ class PyAVDecoder(IndexedDecoder):
         # numbers of the key frames, and for every frame wanted the row of the last key frame up to it
         numbers = np.searchsorted(ticks, key_times - start)
         rows = np.searchsorted(key_times, ticks[list(wanted)] + start, side="right") - 1
-        first, run = 0, [wanted[0]]
-        first = max(0, int(rows[0])) if numbers[max(0, rows[0])] >= WORTH_SEEKING else 0
+        row = max(0, int(rows[0]))
+        first, run = (row if numbers[row] >= WORTH_SEEKING else 0), [wanted[0]]
         for i, row in zip(wanted[1:], rows[1:].tolist(), strict=True):
             if numbers[row] > run[-1] + WORTH_SEEKING:
                 yield first, run
@@ -98,15 +107,14 @@ class PyAVDecoder(IndexedDecoder):
         try:
             if key:
                 opened.seek(seek_to, stream=stream, backward=True, any_frame=False)
-            packets = opened.demux(stream)
-            landed = next(packets)
-            if key and not (landed.is_keyframe and landed.pts is not None and landed.pts <= key_time):
-                return
-            frames = (frame for packet in chain([landed], packets) for frame in packet.decode())
-            for i, frame in self._matched(frames, run):
-                if frame.is_corrupt:
+            with packets_of(opened, stream) as packets:
+                landed = next(packets)
+                if key and not (landed.is_keyframe and landed.pts is not None and landed.pts <= key_time):
                     return
-                yield i, frame
+                for i, frame in self._matched(_decoded(chain([landed], packets)), run):
+                    if frame.is_corrupt:
+                        return
+                    yield i, frame
         except (av.FFmpegError, StopIteration):
             return
 
@@ -131,3 +139,7 @@ class PyAVDecoder(IndexedDecoder):
     def _lost(self, i: int) -> DecodeError:
         reason = f"frame {i} of {self.num_frames} could not be decoded; copy the file again"
         return self._source.error(reason, "damaged")
+
+
+def _decoded(packets: Iterator[av.Packet[av.VideoStream]]) -> Iterator[av.VideoFrame]:
+    return (frame for packet in packets for frame in packet.decode())
