@@ -157,5 +157,5 @@ def test_after_a_scan_the_bad_ones_might_as_well_not_be_there(planted, tmp_path)
     assert results[0]["test"] == results[1]["test"]
     report = events(scanned.output, "data")[0]["report"]
     assert report[0] == f"train: 200 expected, 180 found, 20 missing (20 of them by {tmp_path / 'scan.csv'})"
-    counts = {"expected": 200, "found": 180, "missing": 0, "unreadable": 20, "excluded": 0}
+    counts = {"expected": 200, "found": 180, "missing": 0, "unreadable": 20, "excluded": 0, "short": 0}
     assert results[0]["videos"]["train"] == counts

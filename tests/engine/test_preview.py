@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import runpy
+import shutil
 import sys
 from collections import Counter
 from itertools import pairwise
@@ -142,8 +143,12 @@ def test_a_replaced_video_is_shown_as_training_replaces_it(one_is_damaged, tmp_p
     assert len(told) == 1
     assert told[0].endswith("(in the place of train/01.mp4: not a video)")
     assert not told[0].startswith("train/01.mp4")
+    # nothing stands in for a video that is scored
+    damaged = tmp_path / "damaged"
+    shutil.copytree(one_is_damaged, damaged)
+    (damaged / "val.csv").write_text((damaged / "train.csv").read_text())
     with pytest.raises(DecodeError, match=r"01\.mp4"):
-        preview(tiny_run(tmp_path / "strict", one_is_damaged, data=data | {"max_bad": 0}), n=4, draws=1)
+        preview(tiny_run(tmp_path / "strict", damaged, data=data | {"allow_leaks": True}), split="val", n=4, draws=1)
     assert not (tmp_path / "strict").exists()
 
 

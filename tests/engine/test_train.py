@@ -14,6 +14,7 @@ from tiny_runs import TINY, tiny_run
 from torchvision.transforms.v2 import InterpolationMode
 
 from timesformer_plus.data.decoders import DecodeError
+from timesformer_plus.engine.bad_videos import BadVideosError
 from timesformer_plus.engine.build import build_model
 from timesformer_plus.engine.build_data import build_normalize, build_test_dataset
 from timesformer_plus.engine.build_splits import build_splits
@@ -206,8 +207,10 @@ def test_unreadable_video_is_named(direction, tmp_path):
     shutil.copytree(direction, data)
     damaged = sorted((data / "train").glob("*.mp4"))[5]
     damaged.write_bytes(damaged.read_bytes()[:200])
-    with pytest.raises(DecodeError, match=damaged.name):
+    with pytest.raises(BadVideosError, match=rf"^1 videos of this epoch.*data\.max_bad=0.*{damaged.name}"):
         train(tiny_run(tmp_path / "run", data, data={"max_bad": 0}))
+    assert not (tmp_path / "run" / "last").exists()
+    assert damaged.name in (tmp_path / "run" / "bad_videos.csv").read_text()
     # nothing stands in for a video that is scored
     shutil.copy(damaged, sorted((data / "val").glob("*.mp4"))[2])
     with pytest.raises(DecodeError, match=r"val/"):

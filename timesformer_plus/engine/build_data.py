@@ -127,7 +127,8 @@ def build_train_dataset(
         build_reader(recipe, data, training=True),
         transform,
         flip_pairs=_flip_pairs(manifest.classes, augment.flip_pairs),
-        on_error="raise" if data.max_bad == 0 else "substitute",
+        # also where none is borne: so all processes learn of it and stop together, before the weights are touched
+        on_error="substitute",
         seed=seed,
     )
 

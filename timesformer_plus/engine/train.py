@@ -35,7 +35,7 @@ from timesformer_plus.engine.checkpoint import load_weights, save_checkpoint
 from timesformer_plus.engine.clip_loading import read_clips
 from timesformer_plus.engine.config import TrainConfig, parse_train_config
 from timesformer_plus.engine.display import Display
-from timesformer_plus.engine.evaluate import evaluate
+from timesformer_plus.engine.evaluate import Evaluation, evaluate
 from timesformer_plus.engine.interrupt import Interrupt, interrupts
 from timesformer_plus.engine.metrics import Metrics, better
 from timesformer_plus.engine.processes import join_processes, runs_on_cpu, set_threads
@@ -87,7 +87,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Raises:
         ValueError: Something does not fit; found before the first update.
-        DecodeError: A video of the validation or the test split cannot be read; or, with `data.max_bad` 0, of any.
+        DecodeError: A video of the validation or the test split cannot be read; or hardly any of the training split.
         BadVideosError: More videos of the training split than `data.max_bad` cannot be read.
         NonFiniteError: The loss or the gradient is not finite; the weights are as before that update.
     """
@@ -178,14 +178,16 @@ def _fit(run: Run, display: Display, interrupt: Interrupt) -> dict[str, Any]:
     trainer = Trainer(run, model, optimizer, run.scheduler, display, interrupt)
     best: Metrics | None = None
     best_epoch = -1
+    short = {}
     seconds = 0.0
     for epoch in range(config.epochs):
         stats = trainer.epoch(epoch)
+        short["train"] = stats.short_videos
         seconds += stats.seconds
         _save(run, "last")
         val = None
         if _is_due(epoch, config):
-            val = _evaluate(run, run.val_data, display, "val")
+            val, short["val"] = _evaluate(run, run.val_data, display, "val")
             if better(val, best):
                 best, best_epoch = val, epoch
                 _save(run, "best")
@@ -213,16 +215,19 @@ def _fit(run: Run, display: Display, interrupt: Interrupt) -> dict[str, Any]:
     accelerator.wait_for_everyone()
     load_weights(folder.best, run.network)
     steps = config.epochs * run.batches.steps_per_epoch
+    test = None
+    if run.test_data is not None:
+        test, short["test"] = _evaluate(run, run.test_data, display, "test")
     result = {
         "status": "finished",
         "val": best,
-        "test": None if run.test_data is None else _evaluate(run, run.test_data, display, "test"),
+        "test": test,
         "best_epoch": best_epoch,
         "params": sum(parameter.numel() for parameter in run.network.parameters()),
         "train_seconds": seconds,
         "train_clips_per_second": steps * config.batch_size / seconds,
         "steps": steps,
-        "videos": {name: dataclasses.asdict(counts) for name, counts in run.counts.items()},
+        "videos": {name: {**dataclasses.asdict(counts), "short": short[name]} for name, counts in run.counts.items()},
         "bad_videos": dict(trainer.bad.kinds),
     }
     folder.finish(result)
@@ -235,7 +240,7 @@ def _is_due(epoch: int, config: TrainConfig) -> bool:
     return last or (config.evaluation.every > 0 and (epoch + 1) % config.evaluation.every == 0)
 
 
-def _evaluate(run: Run, dataset: VideoDataset, display: Display, split: str) -> Metrics:
+def _evaluate(run: Run, dataset: VideoDataset, display: Display, split: str) -> Evaluation:
     batch_size = run.config.evaluation.batch_size or run.batches.micro_size
     with display.evaluating(split):
         return evaluate(
@@ -244,7 +249,7 @@ def _evaluate(run: Run, dataset: VideoDataset, display: Display, split: str) -> 
             build_normalize(run.recipe),
             batch_size=batch_size,
             num_workers=run.config.data.num_workers,
-        ).metrics
+        )
 
 
 def _save(run: Run, name: str) -> None:
