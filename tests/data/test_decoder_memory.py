@@ -2,14 +2,14 @@
 
 import ctypes
 import gc
-import json
-import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from installed_decoders import DECODERS
+from forks import answers, serve
+from installed_decoders import DECODERS, INSTALLED
 from numbered_videos import write_numbered
 
 from timesformer_plus.data.decoders import DecodeError, open_video
@@ -19,8 +19,10 @@ from timesformer_plus.data.decoders import DecodeError, open_video
 ALLOWED = {"decord": 60, "pyav": 60, "pytorchvideo": 600, "torchcodec": 60}
 
 
-def grown(decoder, opens, folder):
-    """Have a child process read videos: kB for 100 opens, once warm, by malloc and by the system; MB in the end."""
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    """Have processes read videos: decoder -> kB for 100 opens, once warm, by malloc and by the system; MB at last."""
+    folder = tmp_path_factory.mktemp("videos")
     files = [
         write_numbered(folder / "a.mp4", options={"g": "10"}),
         write_numbered(folder / "b.mp4", codec="libx265", options={"x265-params": "log-level=none:open-gop=0"}),
@@ -29,19 +31,25 @@ def grown(decoder, opens, folder):
     # what is refused must not be kept either
     half = folder / "half.mp4"
     half.write_bytes(files[0].read_bytes()[: files[0].stat().st_size // 2])
-    work = json.dumps([decoder, opens, [str(file) for file in (*files, half)]])
-    done = subprocess.run([sys.executable, __file__], input=work, capture_output=True, text=True, check=True)
-    sizes = np.array(json.loads(done.stdout))
-    warm = sizes[len(sizes) // 3 :]
-    slopes = np.polyfit(np.arange(len(warm)) / 10, warm, 1)[0] / 1000
-    return slopes[0], slopes[1], sizes[-1, 1] / 1e6
+    paths = [str(file) for file in (*files, half)]
+
+    @cache
+    def measure(opens):
+        slopes = {}
+        for name, [sizes] in answers(__file__, {name: [[name, opens, paths]] for name in INSTALLED}, 600).items():
+            warm = np.array(sizes[len(sizes) // 3 :])
+            used, resident = np.polyfit(np.arange(len(warm)) / 10, warm, 1)[0] / 1000
+            slopes[name] = used, resident, sizes[-1][1] / 1e6
+        return slopes
+
+    return measure
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read as Linux and its libc tell it")
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("opens", [200, pytest.param(2000, marks=pytest.mark.slow)])
-def test_memory_is_flat(decoder, opens, tmp_path):
-    used, resident, last = grown(decoder, opens, tmp_path)
+def test_memory_is_flat(decoder, opens, grown):
+    used, resident, last = grown(opens)[decoder]
     print(f"{decoder}, {opens} opens: {used:+.1f} kB in use, {resident:+.1f} kB resident for 100 opens; {last:.0f} MB")
     assert used < 60
     # so few opens are still warming up: libraries that allocate differently sized blocks leave holes at first
@@ -55,10 +63,10 @@ class Mallinfo(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
 
 
-def main():
+def read_again_and_again(decoder, opens, files):
+    """Bytes in use and resident after every ten opens."""
     libc = ctypes.CDLL(None)
     libc.mallinfo2.restype = Mallinfo
-    decoder, opens, files = json.load(sys.stdin)
     gc.freeze()  # else every collection goes through all of torch
     sizes = []
     for i in range(opens):
@@ -73,8 +81,8 @@ def main():
             heap = libc.mallinfo2()
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
             sizes.append((heap.uordblks + heap.hblkhd, resident))
-    print(json.dumps(sizes))
+    return sizes
 
 
 if __name__ == "__main__":
-    main()
+    serve(read_again_and_again)

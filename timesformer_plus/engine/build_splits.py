@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -126,24 +126,31 @@ class SplitReader:
         require(
             left_out > 0 or not self._excluded,
             f"data.exclude={data.exclude}: none of its {len(self._excluded)} paths is in a split; they are relative to "
-            f"{data.videos_root}, as in {self.relative(samples[0])}"
-            if samples
-            else "",
+            f"{data.videos_root}, as in {self.relative(samples[0])}",
         )
-        if self._scan:
-            unknown = [sample for sample in samples if self.relative(sample) not in self._scan]
-            require(
-                data.scan == "auto" or len(unknown) < len(samples),
-                f"data.scan={data.scan} knows none of the videos; its paths are relative to the folder that was "
-                f"scanned, here they are relative to {data.videos_root}; scan that one",
-            )
-            if unknown:
-                self.lines.append(f"{self._scan_path} does not know {len(unknown)} of {len(samples)} videos")
+        self.check_scan(samples)
         if data.allow_leaks:
             leaks = find_leaks(manifests, self._digest)
             self.lines += [f"{len(leaks)} videos or recordings are in two splits"] if leaks else []
         else:
             check_leaks(manifests, self._digest)
+
+    def check_scan(self, samples: Sequence[Sample]) -> None:
+        """Note how many videos the scan does not know.
+
+        Raises:
+            ValueError: It knows none although it was named.
+        """
+        if not self._scan:
+            return
+        unknown = sum(self.relative(sample) not in self._scan for sample in samples)
+        require(
+            self.data.scan == "auto" or unknown < len(samples),
+            f"data.scan={self.data.scan} knows none of the videos; its paths are relative to the folder that was "
+            f"scanned, here they are relative to {self.data.videos_root}; scan that one",
+        )
+        if unknown:
+            self.lines.append(f"{self._scan_path} does not know {unknown} of {len(samples)} videos")
 
     def _digest(self, sample: Sample) -> str | None:
         row = self._scan.get(self.relative(sample)) if self._scan else None

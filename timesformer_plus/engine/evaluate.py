@@ -252,7 +252,9 @@ def evaluate_checkpoint(
     )
     reader = SplitReader(data)
     name = str(manifest)
-    dataset = build_test_dataset(reader.read(name, manifest.name, classes), recipe, data)
+    videos = reader.read(name, manifest.name, classes)
+    reader.check_scan(videos.samples)
+    dataset = build_test_dataset(videos, recipe, data)
     if state.is_main_process:
         for line in reader.lines:
             print(line)
