@@ -16,7 +16,7 @@ from timesformer_plus.data.decoders import DecodeError, open_video
 
 # kB for 100 opens. A frame kept of each would be 900, a decoder several times that. pytorchvideo leaves its reading of
 # packets unfinished, of which PyAV loses 150 bytes each time.
-ALLOWED = {"decord": 60, "pyav": 60, "pytorchvideo": 600, "torchcodec": 60}
+ALLOWED = {"decord": 60, "pyav": 60, "pytorchvideo": 200, "torchcodec": 60}
 
 
 @pytest.fixture(scope="module")
