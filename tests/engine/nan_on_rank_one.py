@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from timesformer_plus.engine import train
+from timesformer_plus.engine import train, trainer
 
 
 class Broken(nn.CrossEntropyLoss):
@@ -24,5 +24,5 @@ if __name__ == "__main__":
     import os
 
     Broken.rank = int(os.environ["RANK"])
-    train.build_loss = build_loss
+    trainer.build_loss = build_loss
     train.main()

@@ -22,7 +22,8 @@ from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.config import OptimConfig, dump_config, parse_train_config
 from timesformer_plus.engine.data_config import DataConfig
 from timesformer_plus.engine.evaluate import evaluate
-from timesformer_plus.engine.train import NonFiniteError, main, train
+from timesformer_plus.engine.train import main, train
+from timesformer_plus.engine.trainer import NonFiniteError
 
 
 def events(folder, kind):
