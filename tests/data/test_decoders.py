@@ -172,6 +172,49 @@ def test_damage_that_ffmpeg_covers_up_never_shows_a_neighbour(noisy):
         assert [i for i in range(24) if not np.array_equal(frames[i], good[i])] == [14]
 
 
+LEFTOVERS = {
+    "zeros behind an mp4": ("a.mp4", lambda content: content + bytes(100)),
+    "words behind an mp4": ("a.mp4", lambda content: content + b"written by a tool that signs its files"),
+    "a free box that is cut off": ("a.mp4", lambda content: content + b"\0\0\1\0free" + bytes(10)),
+    "zeros behind a matroska file": ("a.mkv", lambda content: content + bytes(100)),
+    "a length left open, as when it was sent live": ("a.mkv", lambda content: open_ended(content)),
+    "zeros behind an avi": ("a.avi", lambda content: content + bytes(100)),
+}
+
+
+def open_ended(content):
+    place = content.index(b"\x18\x53\x80\x67") + 4
+    return content[:place] + b"\x01" + b"\xff" * 7 + content[place + 8 :]
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_what_is_not_cut_off(name, tmp_path):
+    file, change = LEFTOVERS[name]
+    path = write_numbered(tmp_path / file, codec="mpeg4", options={"g": "10"})
+    path.write_bytes(change(path.read_bytes()))
+    assert [number_of(frame) for frame in open_video(path, "auto").read(range(40))] == list(range(40))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_sound_is_passed_over(decoder, tmp_path):
+    """It begins before the pictures, and goes on after them."""
+    path = tmp_path / "loud.mp4"
+    with av.open(str(path), "w") as container:
+        sound, stream = container.add_stream("aac", rate=8000), container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 32_000), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 8000
+        container.mux(sound.encode(silence))
+        for i in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(i), format="rgb24")))
+        container.mux(stream.encode())
+        container.mux(sound.encode())
+    video = open_video(path, decoder)
+    assert [number_of(frame) for frame in video.read([19, 0, 7])] == [19, 0, 7]
+    assert video.times[0] == 0
+    assert index_frames(path).seconds == pytest.approx(0.8, abs=0.05)
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_an_index_that_is_cut_off_is_refused(decoder, plain, tmp_path):
     path = tmp_path / "half.mp4"
@@ -305,7 +348,7 @@ def test_the_list_of_frames_is_made_once_a_file(plain, tmp_path, monkeypatch):
     made = []
     read = containers._read_index
     monkeypatch.setattr(containers, "_read_index", lambda *arguments: made.append(1) or read(*arguments))
-    monkeypatch.setattr(containers, "_INDICES", type(containers._INDICES)())
+    monkeypatch.setattr(containers, "_INDICES", type(containers._INDICES)(max_frames=100))
     assert index_frames(path) is index_frames(path)
     assert len(made) == 1
     # another file of the same name
@@ -313,11 +356,16 @@ def test_the_list_of_frames_is_made_once_a_file(plain, tmp_path, monkeypatch):
     assert len(index_frames(path)) == 7
     assert len(made) == 2
     # bounded by the frames remembered, and never less than the last
-    monkeypatch.setattr(containers, "_MAX_INDEXED_FRAMES", 50)
     index_frames(plain)
-    assert [len(index) for index in containers._INDICES.values()] == [7, 40]
-    index_frames(write_numbered(tmp_path / "b.mp4", 60))
-    assert [len(index) for index in containers._INDICES.values()] == [60]
+    assert [len(index) for index in containers._INDICES.values()] == [40, 7, 40]
+    index_frames(write_numbered(tmp_path / "b.mp4", 30))
+    assert [len(index) for index in containers._INDICES.values()] == [7, 40, 30]
+    # what was asked for last is dropped last
+    index_frames(path)
+    index_frames(write_numbered(tmp_path / "c.mp4", 60))
+    assert [len(index) for index in containers._INDICES.values()] == [30, 7, 60]
+    index_frames(write_numbered(tmp_path / "d.mp4", 200))
+    assert [len(index) for index in containers._INDICES.values()] == [200]
 
 
 def test_what_an_index_tells(plain):

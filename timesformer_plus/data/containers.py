@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from timesformer_plus.data.guard import DecodeError, Limits, Source, admit, identify, identify_source
-from timesformer_plus.data.packets import Packets, read_packets
+from timesformer_plus.data.packets import Packets, is_cover, main_video, open_container, packets_of, read_packets
 from timesformer_plus.data.truncation import missing_bytes
 
 if TYPE_CHECKING:
@@ -121,87 +120,26 @@ class FrameIndex:
         return len(self.times)
 
 
-@contextmanager
-def open_container(source: Source, container: str, limits: Limits) -> Iterator[av.container.InputContainer]:
-    """Open a file with PyAV, with a demuxer named beforehand and local files only.
+class _Remembered(OrderedDict[Source, FrameIndex]):
+    """Indices of the files read last: every clip that is read asks for one, and making it goes through the whole file.
 
     Args:
-        source: The file.
-        container: Name of the demuxer, see ``identify``.
-        limits: What the header may announce.
-
-    Yields:
-        The open container.
-
-    Raises:
-        DecodeError: It cannot be opened, holds no video, is larger than the limits, or an FFmpeg error comes up while
-            it is used.
+        max_frames: Frames that they may have together, 8 bytes each; the last one is kept however many it has.
     """
-    import av
 
-    file = source.open() if source.member else None
-    try:
-        with av.open(file or str(source.path), format=container, options={"protocol_whitelist": "file"}) as opened:
-            stream = main_video(source, opened)
-            _check_header(source, stream, limits)
-            stream.codec_context.thread_count = 1
-            # a stream whose pictures grow beyond what its header said stops the decoder before it makes room for them
-            stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
-            yield opened
-    except (av.FFmpegError, EOFError, ValueError) as error:
-        raise source.error(f"is damaged ({type(error).__name__}: {error})", "damaged") from error
-    finally:
-        if file is not None:
-            file.close()
+    def __init__(self, max_frames: int) -> None:
+        super().__init__()
+        self.max_frames = max_frames
+        self._frames = 0
+
+    def keep(self, source: Source, index: FrameIndex) -> None:
+        self[source] = index
+        self._frames += len(index)
+        while len(self) > 1 and self._frames > self.max_frames:
+            self._frames -= len(self.popitem(last=False)[1])
 
 
-@contextmanager
-def packets_of(
-    opened: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[Iterator[av.Packet[av.VideoStream]]]:
-    """Read the coded frames of a stream; to be left before the container is.
-
-    PyAV loses 150 bytes whenever an unfinished reading is left to the garbage collector, in holes all over the heap:
-    4 MB for 1,000 videos.
-    """
-    packets = cast("Generator[av.Packet[av.VideoStream], None, None]", opened.demux(stream))
-    with closing(packets):
-        yield packets
-
-
-def main_video(source: Source, opened: av.container.InputContainer) -> av.VideoStream:
-    """The stream that is read: the first video that is no cover picture.
-
-    Raises:
-        DecodeError: There is none.
-    """
-    for stream in opened.streams.video:
-        if not _is_cover(stream):
-            return stream
-    found = "a cover picture only" if opened.streams.video else "no video stream"
-    raise source.error(f"holds {found}; remove it from the manifest", "not a video")
-
-
-def _is_cover(stream: av.VideoStream) -> bool:
-    from av.stream import Disposition
-
-    # mp4, mov and mkv keep it as a video of its own
-    return bool(stream.disposition & Disposition.attached_pic)
-
-
-def _check_header(source: Source, stream: av.VideoStream, limits: Limits) -> None:
-    context = cast("av.VideoCodecContext | None", stream.codec_context)
-    if context is None:
-        reason = "is in a codec that FFmpeg does not know; convert it to H.264, or leave it out"
-        raise source.error(reason, "unsupported")
-    seconds = float((stream.duration or 0) * (stream.time_base or 0))
-    limits.check_video(source.path, size=(context.height, context.width), frames=stream.frames, seconds=seconds)
-
-
-# Indices of the files read last: every clip that is read asks for one, and making it goes through the whole file.
-_INDICES: OrderedDict[Source, FrameIndex] = OrderedDict()
-# frames that the indices kept may have together: 8 bytes each
-_MAX_INDEXED_FRAMES = 4_000_000
+_INDICES = _Remembered(max_frames=4_000_000)
 
 
 def index_frames(
@@ -228,15 +166,14 @@ def index_frames(
 
 def index_source(source: Source, limits: Limits) -> FrameIndex:
     """``index_frames`` for a file that was let in already."""
-    index = _INDICES.pop(source, None)
+    index = _INDICES.get(source)
     if index is None:
         index = _read_index(source, limits)
+        _INDICES.keep(source, index)
     else:
+        _INDICES.move_to_end(source)
         # it may have been made under other limits
         limits.check_video(source.path, size=index.size, frames=len(index), seconds=index.seconds)
-    _INDICES[source] = index
-    while len(_INDICES) > 1 and sum(map(len, _INDICES.values())) > _MAX_INDEXED_FRAMES:
-        _INDICES.popitem(last=False)
     return index
 
 
@@ -305,7 +242,7 @@ def _trouble(
         return False, "a cover picture comes before its video"
     if len(shown) < max(len(packets.time), stream.frames):
         return True, "an edit list hides frames"
-    videos = sum(not _is_cover(video) for video in opened.streams.video)
+    videos = sum(not is_cover(video) for video in opened.streams.video)
     if videos > 1:
         return True, f"of its {videos} videos, the first is not always taken for the main one"
     if packets.has_open_groups():

@@ -1,9 +1,11 @@
-"""The coded frames of a video as its container lists them: when each is shown, and where decoding can begin."""
+"""Opening a container, and its coded frames: when each is shown, and where decoding can begin."""
 
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,84 @@ from timesformer_plus.data.key_frames import is_clean_start, picture_parameters,
 if TYPE_CHECKING:
     import av
     import av.container
+
+
+@contextmanager
+def open_container(source: Source, container: str, limits: Limits) -> Iterator[av.container.InputContainer]:
+    """Open a file with PyAV, with a demuxer named beforehand and local files only.
+
+    Args:
+        source: The file.
+        container: Name of the demuxer, see ``identify``.
+        limits: What the header may announce.
+
+    Yields:
+        The open container.
+
+    Raises:
+        DecodeError: It cannot be opened, holds no video, is larger than the limits, or an FFmpeg error comes up while
+            it is used.
+    """
+    import av
+
+    file = source.open() if source.member else None
+    try:
+        with av.open(file or str(source.path), format=container, options={"protocol_whitelist": "file"}) as opened:
+            stream = main_video(source, opened)
+            _check_header(source, stream, limits)
+            stream.codec_context.thread_count = 1
+            # a stream whose pictures grow beyond what its header said stops the decoder before it makes room for them
+            stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
+            yield opened
+    except (av.FFmpegError, EOFError, ValueError) as error:
+        raise source.error(f"is damaged ({type(error).__name__}: {error})", "damaged") from error
+    finally:
+        if file is not None:
+            file.close()
+
+
+@contextmanager
+def packets_of(
+    opened: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[Iterator[av.Packet[av.VideoStream]]]:
+    """Read the coded frames of a stream; to be left before the container is.
+
+    PyAV loses 150 bytes whenever an unfinished reading is left to the garbage collector, in holes all over the heap:
+    4 MB for 1,000 videos.
+    """
+    packets = cast("Generator[av.Packet[av.VideoStream], None, None]", opened.demux(stream))
+    with closing(packets):
+        yield packets
+
+
+def main_video(source: Source, opened: av.container.InputContainer) -> av.VideoStream:
+    """The stream that is read: the first video that is no cover picture.
+
+    Raises:
+        DecodeError: There is none.
+    """
+    for stream in opened.streams.video:
+        if not is_cover(stream):
+            return stream
+    found = "a cover picture only" if opened.streams.video else "no video stream"
+    raise source.error(f"holds {found}; remove it from the manifest", "not a video")
+
+
+def is_cover(stream: av.VideoStream) -> bool:
+    """Whether a video is the cover picture of the file."""
+    from av.stream import Disposition
+
+    # mp4, mov and mkv keep it as a video of its own
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def _check_header(source: Source, stream: av.VideoStream, limits: Limits) -> None:
+    context = cast("av.VideoCodecContext | None", stream.codec_context)
+    if context is None:
+        reason = "is in a codec that FFmpeg does not know; convert it to H.264, or leave it out"
+        raise source.error(reason, "unsupported")
+    seconds = float((stream.duration or 0) * (stream.time_base or 0))
+    limits.check_video(source.path, size=(context.height, context.width), frames=stream.frames, seconds=seconds)
 
 
 class Packets(NamedTuple):

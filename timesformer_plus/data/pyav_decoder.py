@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from timesformer_plus.data.backends import WORTH_SEEKING, IndexedDecoder, upright
-from timesformer_plus.data.containers import main_video, open_container, packets_of
 from timesformer_plus.data.frame_reader import Frames
 from timesformer_plus.data.guard import DecodeError
+from timesformer_plus.data.packets import main_video, open_container, packets_of
 
 if TYPE_CHECKING:
     import av
