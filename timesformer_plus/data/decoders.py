@@ -191,7 +191,7 @@ def describe_auto() -> str:
     return f"auto: {listed}, PyAV other files and those of more than {_LONG:,} frames"
 
 
-# Frames. Opening a video costs decord and torchcodec a pass over the whole file each time (0.35 s and 0.7 s for 36,000
+# Frames. Opening a video costs decord and torchcodec a pass over the whole file each time (0.1 s and 0.4 s for 36,000
 # frames of 320x240), PyAV only the first time, as the index is kept.
 _LONG = 10_000
 
