@@ -496,3 +496,20 @@ def test_malformed_tables_are_refused(text, message, tmp_path):
 def test_an_empty_table(tmp_path):
     write_scan([], tmp_path / "scan.csv")
     assert read_scan(tmp_path / "scan.csv") == {}
+
+
+def test_a_cover_picture_in_front_is_not_the_video(tmp_path):
+    import av
+
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        cover, stream = container.add_stream("mjpeg", rate=25), container.add_stream("libx264", rate=25)
+        cover.height, cover.width, cover.pix_fmt = 96, 96, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(numbered_frame(200, 96, 96), format="rgb24")))
+        for i in range(10):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(i), format="rgb24")))
+        container.mux(stream.encode())
+        container.mux(cover.encode())
+    (row,) = scan_videos(tmp_path, progress=False).rows
+    assert (row.verdict, row.codec, row.frames_decoded, row.height) == ("ok", "h264", 10, 48), row.reason

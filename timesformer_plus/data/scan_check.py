@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from timesformer_plus.data.containers import FrameIndex, index_source, open_container
+from timesformer_plus.data.containers import FrameIndex, index_source, main_video, open_container
 from timesformer_plus.data.decoders import DecoderName, open_video
 from timesformer_plus.data.guard import DecodeError, Limits, Source, admit
 
@@ -116,7 +116,7 @@ def _check_file(note: Note, source: Source, decoder: DecoderName, limits: Limits
 def _decoded(source: Source, index: FrameIndex, limits: Limits) -> Iterator[None]:
     """Decode a file's frames, one at a time."""
     with open_container(source, index.container, limits) as opened:
-        for i, frame in enumerate(opened.decode(video=0)):
+        for i, frame in enumerate(opened.decode(main_video(source, opened))):
             if frame.is_corrupt:
                 raise source.error(f"frame {i} of {len(index)} is damaged; copy the file again", "damaged")
             size = (frame.width, frame.height) if index.turns % 2 else (frame.height, frame.width)
