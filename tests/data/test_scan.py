@@ -498,7 +498,7 @@ def test_an_empty_table(tmp_path):
     assert read_scan(tmp_path / "scan.csv") == {}
 
 
-def test_a_cover_picture_in_front_is_not_the_video(tmp_path):
+def test_a_cover_picture_is_not_the_video(tmp_path):
     import av
 
     with av.open(str(tmp_path / "song.mp4"), "w") as container:
