@@ -83,3 +83,59 @@ def test_files_images_and_arrays_train_the_same_weights(direction, tmp_path):
         weights.append(load_file(config.output / "last" / "model.safetensors"))
     for other in weights[1:]:
         assert all((other[name] == weights[0][name]).all() for name in weights[0])
+
+
+def videos_of(direction, split, count):
+    return [sample.path for sample in read_csv(direction / f"{split}.csv").samples[:count]]
+
+
+def test_several_labels_of_charades(direction, tmp_path):
+    """Every action of a video is a bit of its target, whenever it occurs."""
+    (tmp_path / "Charades_v1_classes.txt").write_text("c000 Holding clothes\nc001 Closing a door\nc002 Running\n")
+    marks = ["c000 0.10 0.20;c002 0.00 0.30", "c001 0.00 0.10", "", "c002 0.00 0.30;c002 0.10 0.20"]
+    for split, count in (("train", 16), ("val", 8)):
+        rows = ["id,subject,actions"]
+        for i, path in enumerate(videos_of(direction, split, count)):
+            (tmp_path / f"{split}{i}.mp4").write_bytes(path.read_bytes())
+            rows.append(f"{split}{i},{split}{i},{marks[i % 4]}")
+        (tmp_path / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    data = {"format": "charades", "multi_label": True, "test": None}
+    result = train(tiny_run(tmp_path / "run", tmp_path, epochs=1, data=data))
+    names = ("c000 Holding clothes", "c001 Closing a door", "c002 Running")
+    assert {f"accuracy/{name}" for name in names} <= set(result["val"])
+    assert result["videos"]["val"]["found"] == 8
+
+
+@pytest.mark.parametrize(("target", "classes"), [("verb", ["take", "put"]), ("noun", ["pan", "cup", "lid"])])
+def test_parts_of_long_videos_of_epic_kitchens(direction, tmp_path, target, classes):
+    """One video a person, of which each row names a part in time, a verb and a noun."""
+    (tmp_path / "EPIC_100_verb_classes.csv").write_text("id,key\n0,take\n1,put\n")
+    (tmp_path / "EPIC_100_noun_classes.csv").write_text("id,key\n0,pan\n1,cup\n2,lid\n")
+    header = (
+        "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb,verb_class,noun,noun_class,"
+        "all_nouns,all_noun_classes,narration,narration_timestamp,start_frame,stop_frame"
+    ).split(",")[:9]
+    for person, (name, split, count) in enumerate((("train", "train", 4), ("validation", "val", 2)), 1):
+        rows = [",".join(header)]
+        for v, path in enumerate(videos_of(direction, split, count), 1):
+            video = f"P0{person}_0{v}"
+            place = tmp_path / f"P0{person}" / "videos" / f"{video}.MP4"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(path.read_bytes())
+            for part in range(4):
+                times = f"00:00:00.{10 * part:02d},00:00:00.{10 * part + 15:02d}"
+                rows.append(f"{video}_{part},P0{person},{video},{times},v,{part % 2},n,{part % 3}")
+        (tmp_path / f"EPIC_100_{name}.csv").write_text("\n".join(rows) + "\n")
+    data = {
+        "format": "epic_kitchens",
+        "target": target,
+        "train": "EPIC_100_train.csv",
+        "val": "EPIC_100_validation.csv",
+        "test": None,
+    }
+    config = tiny_run(tmp_path / "run", tmp_path, epochs=1, data=data)
+    result = train(config)
+    assert list(result["val"]["per_class"]) == classes
+    assert result["videos"]["train"]["found"] == 16
+    # parts of .15 s are shorter than a clip of 8 frames: frames come again, and that is counted
+    assert result["videos"]["val"]["short"] == 8
