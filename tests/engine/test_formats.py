@@ -111,12 +111,9 @@ def test_parts_of_long_videos_of_epic_kitchens(direction, tmp_path, target, clas
     """One video a person, of which each row names a part in time, a verb and a noun."""
     (tmp_path / "EPIC_100_verb_classes.csv").write_text("id,key\n0,take\n1,put\n")
     (tmp_path / "EPIC_100_noun_classes.csv").write_text("id,key\n0,pan\n1,cup\n2,lid\n")
-    header = (
-        "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb,verb_class,noun,noun_class,"
-        "all_nouns,all_noun_classes,narration,narration_timestamp,start_frame,stop_frame"
-    ).split(",")[:9]
+    columns = "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb,verb_class,noun,noun_class"
     for person, (name, split, count) in enumerate((("train", "train", 4), ("validation", "val", 2)), 1):
-        rows = [",".join(header)]
+        rows = [columns]
         for v, path in enumerate(videos_of(direction, split, count), 1):
             video = f"P0{person}_0{v}"
             place = tmp_path / f"P0{person}" / "videos" / f"{video}.MP4"
