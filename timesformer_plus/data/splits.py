@@ -58,8 +58,8 @@ def check_coverage(manifest: Manifest, name: str, max_missing: float = 0.0) -> s
     remedy = (
         "none is there: the folder of the videos is probably another one"
         if not found
-        else f"that is more than max_missing={max_missing:g}: get them, name them in data.exclude, or raise max_missing to at least "
-        f"{math.ceil(1000 * missing / expected) / 1000:g} and say so with your numbers"
+        else f"that is more than max_missing={max_missing:g}: get them, name them in data.exclude, or "
+        f"raise max_missing to at least {math.ceil(1000 * missing / expected) / 1000:g} and say so with your numbers"
     )
     raise ValueError(f"{report}; first {first}. {remedy}")
 
