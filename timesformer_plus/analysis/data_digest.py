@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.scan import SCAN_FILE
 from ..data.shards import expand
 from ..engine.data_config import DataConfig
 
@@ -67,7 +68,7 @@ def _manifests(data: Mapping[str, Any]) -> list[str]:
 def _verdicts(data: Mapping[str, Any]) -> list[str]:
     """What leaves videos out: the scan, and the list of those to exclude."""
     scan, videos = data.get("scan", DataConfig.scan), data.get("videos")
-    found = [str(Path(videos or "") / "scan.csv")] if scan == "auto" else [] if scan == "none" else [_from_here(scan)]
+    found = [str(Path(videos or "") / SCAN_FILE)] if scan == "auto" else [] if scan == "none" else [_from_here(scan)]
     return [*found, *([_from_here(data["exclude"])] if data.get("exclude") else [])]
 
 

@@ -23,7 +23,8 @@ class DecodeError(RuntimeError):
         kind: The kind of trouble in a word or two, to be counted by: ``missing``; ``not a file`` (a pipe, a device, a
             folder without frames); ``no access``; ``empty``; ``not a video`` (does not begin like a container, or holds
             no video); ``cut off``; ``damaged``; ``too large`` (beyond a limit); ``unsupported`` (a sound file that this
-            decoder, or any, cannot read exactly).
+            decoder, or any, cannot read exactly); ``unfit part`` (too short for its clip, or nothing in the labelled
+            part).
     """
 
     def __init__(self, path: str | Path, reason: str = "", kind: str = "unknown") -> None:

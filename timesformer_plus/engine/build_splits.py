@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from timesformer_plus.data.catalogues import read_manifest
 from timesformer_plus.data.manifests import Manifest, Sample, without
-from timesformer_plus.data.scan import scan_settings
+from timesformer_plus.data.scan import SCAN_FILE, scan_settings
 from timesformer_plus.data.scan_check import fingerprint
-from timesformer_plus.data.scan_table import ScanRow, read_exclude, read_scan
+from timesformer_plus.data.scan_table import LIMITED, ScanRow, read_exclude, read_scan
 from timesformer_plus.data.splits import check_coverage, check_leaks, find_leaks
 from timesformer_plus.engine.data_config import DataConfig, require
 
 # verdicts on what a decoder or a limit made of a file, not on the file
-OF_THE_SETTINGS = ("unsupported", "too large", "hang", "memory")
+OF_THE_SETTINGS = ("unsupported", "too large", *LIMITED)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SplitReader:
         self.data = data
         self.counts: dict[str, SplitCounts] = {}
         self.lines: list[str] = []
-        self._scan_path = data.videos_root / "scan.csv" if data.scan == "auto" else Path(data.scan)
+        self._scan_path = data.videos_root / SCAN_FILE if data.scan == "auto" else Path(data.scan)
         reads = data.scan != "none" and (data.scan != "auto" or self._scan_path.is_file())
         self._scan = read_scan(self._scan_path) if reads else {}
         excluded = () if data.exclude is None else read_exclude(data.exclude)

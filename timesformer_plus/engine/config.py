@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from timesformer_plus.engine.data_config import AugmentConfig, DataConfig, require
 
@@ -218,7 +218,15 @@ def parse_train_config(argv: Sequence[str] | None = None) -> TrainConfig:
         SystemExit: An option is unknown, mistyped or out of range; the reason is printed.
     """
     parser = train_parser()
-    options = parser.parse_args(argv)
+    return make_train_config(parser, parser.parse_args(argv))
+
+
+def make_train_config(parser: ArgumentParser, options: Namespace) -> TrainConfig:
+    """Make the configuration out of what a parser with all options of training, and perhaps others, has read.
+
+    Raises:
+        SystemExit: An option is out of range; the reason is printed.
+    """
     try:
         made = parser.instantiate(options)
         return TrainConfig(**{f.name: made[f.name] for f in dataclasses.fields(TrainConfig)})

@@ -32,7 +32,7 @@ from timesformer_plus.engine.build_data import (
     build_train_dataset,
 )
 from timesformer_plus.engine.build_splits import build_splits
-from timesformer_plus.engine.config import TrainConfig, train_parser
+from timesformer_plus.engine.config import TrainConfig, make_train_config, train_parser
 from timesformer_plus.engine.data_config import AugmentConfig
 from timesformer_plus.engine.watched import Draw, WatchedDataset
 
@@ -258,13 +258,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=8, help="Videos, of as many classes as possible.")
     parser.add_argument("--draws", type=int, default=2, help="Epochs of each video; views for val and test.")
     options = parser.parse_args(argv)
+    config = make_train_config(parser, options)
     try:
-        made = parser.instantiate(options)
-        config = TrainConfig(**{f.name: made[f.name] for f in dataclasses.fields(TrainConfig)})
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        files = preview(config, split=made.split, n=made.n, draws=made.draws)
+        files = preview(config, split=options.split, n=options.n, draws=options.draws)
     except (ValueError, ImportError, OSError, DecodeError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
