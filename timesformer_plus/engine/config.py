@@ -18,6 +18,8 @@ from jsonargparse import ArgumentParser, Namespace
 from timesformer_plus.engine.data_config import AugmentConfig, DataConfig, require
 
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
+Tracker = Literal["auto", "tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True)
@@ -103,21 +105,64 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class EmaConfig:
+    """A second set of weights, the moving average of those that are trained (timm's ModelEmaV3).
+
+    Where it is on, it is what evaluation scores and what best/ and last/ hold.
+
+    Args:
+        decay: Share of the average that stays at each update, such as 0.9999; null for no average.
+        warmup: Let the decay grow from 0 over the first updates, as timm does with `--model-ema-warmup`.
+    """
+
+    decay: float | None = None
+    warmup: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.decay is None or 0 < self.decay < 1, f"ema.decay={self.decay} is not between 0 and 1")
+        require(self.decay is not None or not self.warmup, "ema.warmup is for a moving average; set ema.decay")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What a run keeps to go on from, in checkpoints/ of its folder; removed when the run is finished.
+
+    Args:
+        every: Updates between two checkpoints; 0 for one at the end of every epoch. A signal to stop (SIGTERM, SIGINT,
+            SIGUSR1) makes one more.
+        keep: Newest checkpoints that are kept; with more than one, a damaged one costs the updates since the one
+            before.
+    """
+
+    every: int = 0
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, f"checkpoint.every={self.every} is negative")
+        require(self.keep > 0, f"checkpoint.keep={self.keep} is not positive")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How often and with how many views a video is scored.
 
     Args:
         every: Epochs between evaluations on the validation split; 0 for the last epoch only.
+        protocol: A published protocol by name, such as paper_timesformer (1 clip x 3 crops, logits summed); it sets
+            `num_clips`, `num_crops` and `average`. null for what these say.
         num_clips: Clips a video, evenly spaced in time.
         num_crops: Crops a clip, evenly spaced along the longer side: 1 (centre) or 3.
+        average: What a video's views are averaged in: probabilities, or logits (which ranks classes as summing does).
         short_side: Length of the shorter side, in pixels, that frames are resized to before they are cropped; null for
             the smallest that covers the crop.
         batch_size: Clips a forward pass, in every process; null for the share of a training batch.
     """
 
     every: int = 1
+    protocol: str | None = None
     num_clips: int = 1
     num_crops: int = 1
+    average: Literal["probabilities", "logits"] = "probabilities"
     short_side: int | None = None
     batch_size: int | None = None
 
@@ -141,20 +186,32 @@ class TrainConfig:
         model: The network.
         optim: The optimizer.
         schedule: The learning rate over time.
+        ema: A moving average of the weights.
         evaluation: How often and with how many views a video is scored.
-        seed: Decides the weights, the order, the augmentation and the dropout.
-        epochs: Passes over the training split. The last samples that do not fill a batch are left out; every epoch
-            shuffles anew.
+        checkpoint: What is kept to go on from.
+        seed: Decides the weights, the order, the augmentation, the mixing and the dropout.
+        epochs: Passes over the training split; every epoch shuffles anew.
         batch_size: Clips an update, over all processes together.
-        accumulate: Forward and backward passes an update; saves memory. Nothing else changes but the chance of dropout,
-            mixup and cutmix, which is drawn for every pass of every process.
+        drop_last: Leave out the last clips of an epoch where they do not fill a batch; false trains on them as well, in
+            a smaller batch at the same learning rate.
+        accumulate: Forward and backward passes an update; saves memory and changes nothing else.
+        only: What is trained, the rest stays as it is: kinds of layers (time, space, joint, …, mlp, norm, embed, head)
+            or regular expressions that match the names of parameters from the start; empty for everything.
+        grad_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory, about a
+            third more time, the same numbers.
+        compile: Mode of torch.compile; null for none.
         precision: fp32, or bf16 / fp16 autocast; fp64 is for checking numbers.
         clip_grad: Greatest norm of the gradient, over all parameters; null for no clipping.
         label_smoothing: Share of the target that is spread over all classes (single-label data only).
         threads: Computing threads a process; 0 for $OMP_NUM_THREADS where it is set, else the cores shared out among
             the processes of this machine.
         world_size: Number of processes you mean to start; another number is refused. null accepts any.
-        overwrite: Replace a finished run in `output`.
+        timeout: Seconds without progress of any process after which the run ends with an error.
+        resume: Go on where an unfinished run of the same configuration in `output` has stopped; false refuses to touch
+            it.
+        overwrite: Replace the run in `output`, finished or not.
+        trackers: Where metrics go besides metrics.jsonl, through accelerate: tensorboard, wandb, trackio; auto is
+            tensorboard where it is installed; empty for none.
         progress: Show a progress bar (on a terminal) or a line an epoch (elsewhere).
     """
 
@@ -164,17 +221,26 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0
     epochs: int = 10
     batch_size: int = 64
+    drop_last: bool = True
     accumulate: int = 1
+    only: tuple[str, ...] = ()
+    grad_checkpointing: bool = False
+    compile: CompileMode | None = None
     precision: Precision = "fp32"
     clip_grad: float | None = None
     label_smoothing: float = 0.0
     threads: int = 0
     world_size: int | None = None
+    timeout: float = 1800.0
+    resume: bool = True
     overwrite: bool = False
+    trackers: tuple[Tracker, ...] = ("auto",)
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -193,6 +259,7 @@ class TrainConfig:
             f"schedule.warmup_epochs={self.schedule.warmup_epochs} leaves nothing of epochs={self.epochs}",
         )
         require(self.threads >= 0, f"threads={self.threads} is negative")
+        require(self.timeout > 0, f"timeout={self.timeout} is not a positive number of seconds")
 
 
 def train_parser() -> ArgumentParser:

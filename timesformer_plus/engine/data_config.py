@@ -138,10 +138,13 @@ class AugmentConfig:
         rand_augment: RandAugment in timm's words, as in m9-n2: magnitude 9 of 10, 2 operations a clip; null for none.
         erasing: Probability of erasing a rectangle through all frames.
         erasing_mode: What it is erased with: const, the model's mean colour, or pixel, noise.
-        mixup: Alpha of the Beta distribution of mixup's shares; 0 for none.
+        mixup: Alpha of the Beta distribution of mixup's shares; 0 for none. Clips are mixed in pairs of neighbours in
+            the batch, every pair by a share of its own, so the number of processes does not matter.
         cutmix: The same for cutmix, whose box goes through all frames.
-        mix_prob: Probability that a batch is mixed at all.
+        mix_prob: Probability that a pair is mixed at all.
         mix_switch: Where both are on, the probability of cutmix.
+        repeats: Times that every video of a batch comes in it, cut and augmented anew each time (repeated
+            augmentation, arXiv 1901.09335); an epoch then has as many times more updates.
     """
 
     scale: tuple[float, float] | None = None
@@ -158,6 +161,7 @@ class AugmentConfig:
     cutmix: float = 0.0
     mix_prob: float = 1.0
     mix_switch: float = 0.5
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         low, high = self.scale or (1.0, 1.0)
@@ -172,6 +176,7 @@ class AugmentConfig:
             require(0 <= getattr(self, name) <= 1, f"augment.{name}={getattr(self, name)} is not a probability")
         for name in ("mixup", "cutmix"):
             require(getattr(self, name) >= 0, f"augment.{name}={getattr(self, name)} is negative")
+        require(self.repeats > 0, f"augment.repeats={self.repeats} is not positive")
         require(
             not self.flip_pairs or self.hflip > 0,
             "augment.flip_pairs names classes that mirrored clips exchange, but augment.hflip is 0; set it to 0.5",
