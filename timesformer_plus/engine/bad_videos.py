@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate.utils import gather_object
 
@@ -52,9 +55,10 @@ class BadVideos:
         self._known: set[int] = set()
         self._fresh: list[BadVideo] = []
 
-    def see(self, clips: Clip) -> None:
-        """Take note of the substitutes in a collated batch of this process."""
-        for index, kind, reason in zip(clips.wanted.tolist(), clips.problem, clips.reason, strict=True):  # type: ignore[attr-defined]
+    def see(self, clips: Clip, count: int) -> None:
+        """Take note of the substitutes among the first ``count`` clips of a collated batch of this process."""
+        seen = zip(clips.wanted.tolist(), clips.problem, clips.reason, strict=True)  # type: ignore[attr-defined]
+        for index, kind, reason in list(seen)[:count]:
             if kind:
                 self._fresh.append(BadVideo(index, kind, reason))
 
@@ -102,3 +106,17 @@ class BadVideos:
     def start_epoch(self) -> None:
         """Count from nothing again."""
         self._of_epoch = []
+
+    def state(self) -> dict[str, Any]:
+        """What has been seen so far, as JSON; nothing that has not been gathered."""
+        return {
+            "kinds": dict(self.kinds),
+            "known": sorted(self._known),
+            "of_epoch": [dataclasses.astuple(video) for video in self._of_epoch],
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up again what ``state`` has returned."""
+        self.kinds = Counter(state["kinds"])
+        self._known = set(state["known"])
+        self._of_epoch = [BadVideo(*video) for video in state["of_epoch"]]
