@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -303,3 +304,22 @@ def without(manifest: Manifest, ids: Iterable[str]) -> Manifest:
     bad = set(ids)
     kept = _paired(sample for sample in manifest.samples if sample.id not in bad)
     return dataclasses.replace(manifest, samples=kept)
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Tell two splits apart, or two states of one: a digest that goes with a run and with every number.
+
+    Args:
+        manifest: The manifest.
+
+    Returns:
+        SHA-256, in hex, over the classes and the id, label, pair, group, start and end of every sample, in their order
+        (which training's order builds on). The folder that the videos lie in does not matter, nor does what is in
+        them.
+    """
+    digest = hashlib.sha256()
+    header = ["manifest", 1, manifest.multi_label, *manifest.classes]
+    rows = ([s.id, s.label, s.pair, s.group, s.start, s.end] for s in manifest.samples)
+    for row in (header, *rows):
+        digest.update(json.dumps(row, ensure_ascii=True, separators=(",", ":")).encode() + b"\n")
+    return digest.hexdigest()
