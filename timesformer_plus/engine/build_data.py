@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from timesformer_plus.data.mixing import ClipMixer
 from timesformer_plus.data.transforms import EvalTransform, Normalize, TrainTransform
 from timesformer_plus.engine.config import EvaluationConfig
 from timesformer_plus.engine.data_config import AugmentConfig, DataConfig, require
+from timesformer_plus.engine.protocols import PROTOCOLS, Average, Protocol, find_protocol, view_text
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class ClipRecipe:
         short_side: Shorter side that frames are resized to before they are cropped at test time, in pixels; ``None``
             for the smallest that covers the crop.
         decode_size: Shorter side that frames are reduced to when they are decoded, in pixels; ``None`` for as they are.
+        average: What the views of a video are averaged in at test time.
+        protocol_name: Published protocol that the views were chosen by; ``None`` for none.
     """
 
     num_frames: int
@@ -53,13 +57,65 @@ class ClipRecipe:
     short: ShortPolicy = "repeat"
     short_side: int | None = None
     decode_size: int | None = None
+    average: Average = "probabilities"
+    protocol_name: str | None = None
+
+    @property
+    def protocol(self) -> Protocol:
+        """How a score of this model comes about; its published name only if the views still are the published ones."""
+        views = PROTOCOLS.get(self.protocol_name or "")
+        own = (self.num_clips, self.num_crops, self.average)
+        name = self.protocol_name if views is not None and views[:3] == own else None
+        shared = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(Protocol) if field.name != "name"
+        }
+        return Protocol(name=name or view_text(*own), **shared)
+
+
+def choose_views(
+    recipe: ClipRecipe,
+    *,
+    protocol: str | None = None,
+    num_clips: int | None = None,
+    num_crops: int | None = None,
+    average: Average | None = None,
+) -> ClipRecipe:
+    """The same clips, but other views of a video, by name or by number; what is not given stays as it is.
+
+    Args:
+        recipe: The recipe.
+        protocol: Name of a published protocol, one of ``PROTOCOLS``.
+        num_clips: Clips a video.
+        num_crops: Crops a clip.
+        average: What the views are averaged in.
+
+    Raises:
+        ValueError: A number below one, an unknown protocol, or one that says otherwise than what else is given.
+    """
+    given: dict[str, Any] = {"num_clips": num_clips, "num_crops": num_crops, "average": average}
+    for name, value in given.items():
+        require(
+            not isinstance(value, int) or value > 0,
+            f"{name}={value}: give at least 1, or leave it out for that of training's evaluation",
+        )
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if protocol is not None:
+        views = find_protocol(protocol)
+        stated = {name: getattr(views, name) for name in given}
+        for name, value in chosen.items():
+            require(
+                value == stated[name],
+                f"protocol {protocol} has {name}={stated[name]}, but {name}={value} is given as well; leave out one",
+            )
+        chosen = {**stated, "protocol_name": protocol}
+    return dataclasses.replace(recipe, **chosen)
 
 
 def build_recipe(network: nn.Module, data: DataConfig, evaluation: EvaluationConfig) -> ClipRecipe:
     """Settle how clips are cut: what the configuration leaves open is what the model is made for.
 
     Raises:
-        ValueError: Frames would be made smaller than they are needed.
+        ValueError: Frames would be made smaller than they are needed, or the protocol is unknown or contradicted.
     """
     cfg: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     height, width = network.patch_embed.img_size  # type: ignore[union-attr, misc]
@@ -69,7 +125,7 @@ def build_recipe(network: nn.Module, data: DataConfig, evaluation: EvaluationCon
         data.decode_size is None or data.decode_size >= needed,
         f"data.decode_size={data.decode_size} makes frames smaller than the {needed} pixels that are needed; raise it",
     )
-    return ClipRecipe(
+    recipe = ClipRecipe(
         num_frames=num_frames,
         stride=data.stride,
         sampling=data.sampling,
@@ -77,12 +133,23 @@ def build_recipe(network: nn.Module, data: DataConfig, evaluation: EvaluationCon
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
         multi_label=data.multi_label,
-        num_clips=evaluation.num_clips,
-        num_crops=evaluation.num_crops,
         target_fps=data.target_fps,
         short=data.short,
         short_side=evaluation.short_side,
         decode_size=data.decode_size,
+    )
+    if evaluation.protocol is None:
+        return choose_views(
+            recipe, num_clips=evaluation.num_clips, num_crops=evaluation.num_crops, average=evaluation.average
+        )
+    # what still has its default was not asked for
+    usual = EvaluationConfig()
+    return choose_views(
+        recipe,
+        protocol=evaluation.protocol,
+        num_clips=None if evaluation.num_clips == usual.num_clips else evaluation.num_clips,
+        num_crops=None if evaluation.num_crops == usual.num_crops else evaluation.num_crops,
+        average=None if evaluation.average == usual.average else evaluation.average,
     )
 
 

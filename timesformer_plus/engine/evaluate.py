@@ -5,48 +5,34 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list
 from jsonargparse import ArgumentParser
-from torch import Tensor, nn
+from torch import nn
 
 from timesformer_plus.data.containers import Limits
 from timesformer_plus.data.dataset import VideoDataset
 from timesformer_plus.data.decoders import DecodeError, DecoderName
 from timesformer_plus.data.transforms import Normalize
-from timesformer_plus.engine.batches import EvaluationBatches
-from timesformer_plus.engine.build_data import build_normalize, build_test_dataset
+from timesformer_plus.engine.build_data import build_normalize, build_test_dataset, choose_views
 from timesformer_plus.engine.build_splits import SplitReader
 from timesformer_plus.engine.checkpoint import load_checkpoint
-from timesformer_plus.engine.clip_loading import UnreadableVideosError, read_batches
 from timesformer_plus.engine.data_config import DataConfig
-from timesformer_plus.engine.metrics import Metrics, score
+from timesformer_plus.engine.metrics import Metrics, count_confusions, score
+from timesformer_plus.engine.predictions import Predictions, save_predictions
 from timesformer_plus.engine.processes import join_processes, set_threads
+from timesformer_plus.engine.protocols import Average, Protocol
+from timesformer_plus.engine.score_tables import print_classes, print_metrics, print_videos, write_confusion
+from timesformer_plus.engine.views import Interrupted as Interrupted
+from timesformer_plus.engine.views import predict_views
 
 USUAL_LIMITS = Limits()
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says about every video of a manifest, in the manifest's order.
-
-    Attributes:
-        ids: Names of the N videos.
-        probabilities: Mean over the views, float64, (N, K).
-        targets: Class indices (N,), or for multi-label data 0 and 1, (N, K).
-        short: Whether a view of the video is of a clip that it was too short for, bool, (N,).
-    """
-
-    ids: tuple[str, ...]
-    probabilities: Tensor
-    targets: Tensor
-    short: Tensor
+# exit code where there is a score, but videos that could not be read are in it as wrong
+EXIT_UNREADABLE = 3
 
 
 class Evaluation(NamedTuple):
@@ -55,108 +41,15 @@ class Evaluation(NamedTuple):
     Attributes:
         metrics: See ``metrics.score``.
         short_videos: Videos that were too short for a clip, so that frames came again.
+        unreadable: Id of every video that could not be read, and so is wrong -> why.
+        confusion: Class -> what its videos were taken for -> how many, without zeros; ``UNREADABLE`` stands for those
+            that could not be read. Empty for multi-label data.
     """
 
     metrics: Metrics
     short_videos: int
-
-
-class _Share(NamedTuple):
-    """What a process found out about its videos, by their index."""
-
-    probabilities: dict[int, list[float]]
-    short: set[int]
-    unread: dict[int, DecodeError | OSError]
-
-
-def predict_views(
-    model: nn.Module,
-    dataset: VideoDataset,
-    normalize: Normalize,
-    *,
-    batch_size: int,
-    num_workers: int = 0,
-    on_batch: Callable[[int], None] | None = None,
-) -> Predictions:
-    """Run a model over all views of all videos, shared out among the processes.
-
-    A video's probabilities are the mean over its views of softmax (multi-label: sigmoid) in float64. Every process
-    takes every ``world_size``-th video, without padding; results travel with the videos' indices and are gathered once,
-    so the answer does not depend on the number of processes, nor on how it divides the number of videos.
-
-    A video that cannot be read does not end the reading: all of them are named at the end, by every process.
-
-    Args:
-        model: Maps (B, C, T, H, W) to logits (B, K); not wrapped for distributed training, whose forward would wait for
-            the other processes.
-        dataset: The videos; its ``num_views`` views of each are used.
-        normalize: Turns a batch of their pixels into the model's input.
-        batch_size: Clips a forward pass, in every process.
-        num_workers: Processes that read ahead, for every process.
-        on_batch: Called with the number of clips after every batch.
-
-    Returns:
-        The same predictions in every process.
-
-    Raises:
-        UnreadableVideosError: Videos cannot be read, in this or another process; a ``DecodeError``.
-        ValueError: ``batch_size`` is below one.
-    """
-    state = join_processes()
-    keys = EvaluationBatches(
-        len(dataset),
-        dataset.num_views,
-        batch_size=batch_size,
-        rank=state.process_index,
-        world_size=state.num_processes,
-    )
-    was_training = model.training
-    model.eval()
-    share = _score_share(model, dataset, normalize, keys, num_workers, on_batch)
-    model.train(was_training)
-    shares: list[_Share] = gather_object([share])
-    samples = dataset.manifest.samples
-    unread = {index: error for share in shares for index, error in share.unread.items()}
-    if unread:
-        raise UnreadableVideosError({samples[index].id: unread[index] for index in sorted(unread)}, len(samples))
-    probabilities = {index: row for share in shares for index, row in share.probabilities.items()}
-    short = {index for share in shares for index in share.short}
-    return Predictions(
-        ids=tuple(sample.id for sample in samples),
-        probabilities=torch.tensor([probabilities[index] for index in range(len(samples))], dtype=torch.float64),
-        targets=torch.tensor([sample.label for sample in samples]),
-        short=torch.tensor([index in short for index in range(len(samples))]),
-    )
-
-
-@torch.no_grad()
-def _score_share(
-    model: nn.Module,
-    dataset: VideoDataset,
-    normalize: Normalize,
-    keys: EvaluationBatches,
-    num_workers: int,
-    on_batch: Callable[[int], None] | None,
-) -> _Share:
-    weight = next(model.parameters())
-    sums: dict[int, Tensor] = {}
-    short: set[int] = set()
-    unread: dict[int, DecodeError | OSError] = {}
-    for clips, failures in read_batches(dataset, keys, num_workers=num_workers):
-        for failure in failures:
-            unread.setdefault(failure.key[1], failure.error)
-        if clips is not None and not unread:  # else the others are read only to name all that cannot be
-            # parameters are float64 or float32; autocast is inside the model's forward where it is on
-            logits = model(normalize(clips.video.to(weight.device), weight.dtype)).double()
-            probabilities = logits.sigmoid() if dataset.manifest.multi_label else logits.softmax(dim=-1)
-            indices: list[int] = clips.index.tolist()  # type: ignore[attr-defined]  # collated: one number a clip
-            for index, row in zip(indices, probabilities.cpu(), strict=True):
-                sums[index] = sums[index] + row if index in sums else row
-            shorts: list[bool] = clips.short.tolist()  # type: ignore[attr-defined]
-            short |= {index for index, is_short in zip(indices, shorts, strict=True) if is_short}
-        if on_batch is not None:
-            on_batch(len(failures) + (0 if clips is None else len(clips.video)))
-    return _Share({index: (total / dataset.num_views).tolist() for index, total in sums.items()}, short, unread)
+    unreadable: dict[str, str]
+    confusion: dict[str, dict[str, int]]
 
 
 def evaluate(
@@ -164,21 +57,67 @@ def evaluate(
     dataset: VideoDataset,
     normalize: Normalize,
     *,
+    protocol: Protocol,
     batch_size: int,
     num_workers: int = 0,
+    timeout: float = 0.0,
+    requested: Callable[[], bool] | None = None,
     on_batch: Callable[[int], None] | None = None,
+    predictions: Path | None = None,
 ) -> Evaluation:
-    """Score a model on a data set; see ``predict_views`` for the arguments and what it raises."""
-    predictions = predict_views(
-        model, dataset, normalize, batch_size=batch_size, num_workers=num_workers, on_batch=on_batch
+    """Score a model on a data set; see ``predict_views`` for the other arguments and what else it raises.
+
+    Args:
+        model: The model.
+        dataset: The videos.
+        normalize: Turns a batch of their pixels into the model's input.
+        protocol: How the views are cut and averaged.
+        batch_size: Greatest number of clips in a forward pass, in every process.
+        num_workers: Processes that read ahead, for every process.
+        timeout: Seconds after which a worker counts as hung; 0 waits for ever.
+        requested: Whether this process is to stop.
+        on_batch: Called with the number of clips after every batch.
+        predictions: File to keep every view's logits in, see ``predictions``; ``None`` for none.
+
+    Returns:
+        The same in every process; computed from the logits that are kept, in the main one.
+
+    Raises:
+        OSError: ``predictions`` cannot be written.
+    """
+    said = predict_views(
+        model,
+        dataset,
+        normalize,
+        protocol=protocol,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        timeout=timeout,
+        requested=requested,
+        on_batch=on_batch,
     )
-    metrics = score(
-        predictions.probabilities,
-        predictions.targets,
-        classes=dataset.manifest.classes,
-        pairs=[sample.pair for sample in dataset.manifest.samples],
-    )
-    return Evaluation(metrics, int(predictions.short.sum()))
+    outcome: list[Evaluation | OSError | None] = [None]
+    if said is not None:
+        try:
+            if predictions is not None:
+                save_predictions(predictions, said)
+            outcome = [summarise(said)]
+        except OSError as error:  # a full disk, say: the other processes must not wait for a score
+            outcome = [error]
+    broadcast_object_list(outcome)
+    (result,) = outcome
+    if isinstance(result, OSError):
+        raise result
+    assert result is not None  # the main process has put it there
+    return result
+
+
+def summarise(predictions: Predictions) -> Evaluation:
+    """Score what a model has said about the videos of a split."""
+    probabilities, targets, scored = predictions.probabilities(), predictions.targets, predictions.scored
+    metrics = score(probabilities, targets, classes=predictions.classes, pairs=predictions.pairs, scored=scored)
+    confusion = {} if predictions.multi_label else count_confusions(probabilities, targets, predictions.classes, scored)
+    return Evaluation(metrics, int(predictions.short.sum()), predictions.unreadable, confusion)
 
 
 def evaluate_checkpoint(
@@ -191,15 +130,20 @@ def evaluate_checkpoint(
     scan: str = "auto",
     exclude: Path | None = None,
     max_missing: float = 0.0,
+    protocol: str | None = None,
     num_clips: int | None = None,
     num_crops: int | None = None,
+    average: Average | None = None,
     batch_size: int = 16,
     num_workers: int = 0,
+    timeout: float = 1800.0,
     decoder: DecoderName = "auto",
     limits: Limits = USUAL_LIMITS,
     image_fps: float | None = None,
     threads: int = 0,
     output: Path | None = None,
+    predictions: Path | None = None,
+    confusion: Path | None = None,
 ) -> dict[str, Any]:
     """Score a trained model on the videos of a manifest.
 
@@ -213,29 +157,39 @@ def evaluate_checkpoint(
             scan.csv in `root` where there is one, none reads nothing, anything else is a path.
         exclude: File with a list of videos, one path a line, that are not scored; null for none.
         max_missing: Greatest share of the videos that may be missing, or unreadable by the scan; they are not scored.
+        protocol: A published protocol by name, such as paper_timesformer (1 clip x 3 crops, logits summed) or videomae
+            (5 x 3); null for that of training's evaluation.
         num_clips: Clips a video, evenly spaced in time; null for as many as in training's evaluation.
         num_crops: Crops a clip; null for as many as in training's evaluation.
-        batch_size: Clips a forward pass, in every process.
+        average: What a video's views are averaged in: probabilities, or logits; null for that of training's evaluation.
+        batch_size: Greatest number of clips in a forward pass, in every process.
         num_workers: Processes that read videos ahead, in every process.
+        timeout: Seconds without a word from a worker after which it counts as hung; 0 waits for ever.
         decoder: Video reader.
         limits: What a file may ask of this machine.
         image_fps: Frames a second of videos that come as folders of images or .npy arrays.
         threads: Computing threads a process; 0 for $OMP_NUM_THREADS where it is set, else the cores shared out among
             the processes of this machine.
         output: JSON file to write the result to.
+        predictions: File to keep the logits of every view in (.npz), which tools/rescore.py scores again.
+        confusion: CSV file to write the confusion matrix to: a row for each true class, a column for each guess and one
+            for videos that could not be read (single-label data only).
 
     Returns:
-        What ``metrics.score`` says; and under ``"videos"`` how many of them were expected, found, missing, unreadable
-        by the scan, excluded and, of those found, too short for a clip.
+        What ``metrics.score`` says; under ``"protocol"`` how it came about; under ``"videos"`` how many of them were
+        expected, found, missing, unreadable by the scan, excluded and, of those found, too short for a clip; and under
+        ``"unreadable"`` the id of each that could not be read, so that it is wrong, and why. For single-label data
+        ``"confusion"`` has what the videos of each class were taken for.
 
     Raises:
         ValueError: The folder is not a checkpoint, the manifest, the scan or the list is malformed, or the manifest has
-            other classes than the model.
-        UnreadableVideosError: Videos cannot be read; a ``DecodeError``.
+            other classes than the model; or a protocol is unknown or contradicted.
+        UnreadableVideosError: Not one of the videos can be read; a ``DecodeError``.
     """
     state = join_processes()
     set_threads(threads)
-    network, classes, recipe = load_checkpoint(model, num_clips=num_clips, num_crops=num_crops)
+    network, classes, recipe = load_checkpoint(model)
+    recipe = choose_views(recipe, protocol=protocol, num_clips=num_clips, num_crops=num_crops, average=average)
     # of the data's options only those that say which videos there are and how files are read
     data = DataConfig(
         root=manifest.parent,
@@ -258,43 +212,30 @@ def evaluate_checkpoint(
     if state.is_main_process:
         for line in reader.lines:
             print(line)
-    metrics, short = evaluate(
-        network.to(state.device), dataset, build_normalize(recipe), batch_size=batch_size, num_workers=num_workers
+    evaluation = evaluate(
+        network.to(state.device),
+        dataset,
+        build_normalize(recipe),
+        protocol=recipe.protocol,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        timeout=timeout,
+        predictions=predictions,
     )
-    result = {**metrics, "videos": {**dataclasses.asdict(reader.counts[name]), "short": short}}
-    if output is not None and state.is_main_process:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=2) + "\n")
-    return result
-
-
-def print_metrics(title: str, metrics: Metrics) -> None:
-    """Print metrics as a table, fractions in percent."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    # Text: in a string, "[something]" in the name of a class or a file would be markup
-    table = Table("metric", "value", title=Text(title, style="table.title"))
-    table.columns[1].justify = "right"
-    flat: dict[str, Any] = {}
-    for name, value in metrics.items():
-        flat |= {f"{name}: {key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
-    for name, value in flat.items():
-        table.add_row(Text(name), f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %")
-    Console().print(table)
-
-
-def print_videos(counts: Mapping[str, int]) -> None:
-    """Print what became of the videos, a line for each of the counts that ``evaluate_checkpoint`` returns."""
-    explained = {
-        "missing": "not there, not scored",
-        "unreadable": "by the scan, not scored",
-        "excluded": "by the list, not scored",
-        "short": "scored, but with frames that come again",
+    result = {
+        **evaluation.metrics,
+        "protocol": recipe.protocol.as_dict(),
+        "videos": {**dataclasses.asdict(reader.counts[name]), "short": evaluation.short_videos},
+        "unreadable": evaluation.unreadable,
+        "confusion": evaluation.confusion,
     }
-    for name, count in counts.items():
-        print(f"videos {name}: {count}" + (f" ({explained[name]})" if count and name in explained else ""))
+    if state.is_main_process:
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(result, indent=2) + "\n")
+        if confusion is not None:
+            write_confusion(confusion, evaluation.confusion, classes)
+    return result
 
 
 def main() -> None:
@@ -309,15 +250,28 @@ def main() -> None:
         options = parser.instantiate(options)
     except ValueError as error:
         parser.error(str(error))
+    code = 0
     try:
         result = evaluate_checkpoint(**options.as_dict())
         if join_processes().is_main_process:
-            videos = result.pop("videos")
-            print_metrics(f"{options.model} on {options.manifest}", result)
-            print_videos(videos)
+            _print_result(f"{options.model} on {options.manifest}", result)
+            code = EXIT_UNREADABLE if result["unreadable"] else 0
     except (ValueError, ImportError, OSError, DecodeError) as error:
         # one write a line: the processes share a terminal
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+        code = 1
     finally:
         PartialState().destroy_process_group()
+    sys.exit(code)
+
+
+def _print_result(title: str, result: dict[str, Any]) -> None:
+    result = dict(result)
+    protocol, videos, unreadable = (result.pop(key) for key in ("protocol", "videos", "unreadable"))
+    confusion = result.pop("confusion")
+    if confusion:
+        del result["per_class"]  # the table of the classes says more
+    print_metrics(title, result)
+    print_classes(confusion)
+    print(f"protocol {Protocol.from_dict(protocol)}")
+    print_videos(videos, unreadable)

@@ -12,6 +12,10 @@ Metrics: TypeAlias = "dict[str, float | dict[str, float]]"
 
 # A true class with probability 0 must cost much, not infinitely: one video would decide the mean, and JSON has no inf.
 LEAST_PROBABILITY = 1e-15
+# as Guo et al. 2017 have it
+CALIBRATION_BINS = 15
+# what a video that could not be read is taken for
+UNREADABLE = "(unreadable)"
 
 
 def top_k_correct(probabilities: Tensor, targets: Tensor, k: int) -> Tensor:
@@ -25,9 +29,12 @@ def top_k_correct(probabilities: Tensor, targets: Tensor, k: int) -> Tensor:
     Returns:
         bool, (N,).
     """
+    return (_ranked(probabilities)[:, :k] == targets[:, None]).any(dim=-1)
+
+
+def _ranked(probabilities: Tensor) -> Tensor:
     # a stable sort: a model that gives all classes the same probability must not be right k times as often as chance
-    guesses = probabilities.argsort(dim=-1, descending=True, stable=True)[:, :k]
-    return (guesses == targets[:, None]).any(dim=-1)
+    return probabilities.argsort(dim=-1, descending=True, stable=True)
 
 
 def per_class_accuracy(correct: Tensor, targets: Tensor, classes: Sequence[str]) -> dict[str, float]:
@@ -69,47 +76,134 @@ def pair_accuracy(correct: Tensor, pairs: Sequence[str]) -> Tensor:
     return torch.stack([correct[members].all(dim=0) for members in rows.values()]).double().mean(dim=0)
 
 
-def score(probabilities: Tensor, targets: Tensor, *, classes: Sequence[str], pairs: Sequence[str] = ()) -> Metrics:
+def expected_calibration_error(confidences: Tensor, correct: Tensor, bins: int = CALIBRATION_BINS) -> float:
+    """How far confidence and accuracy lie apart: ECE of Guo et al. 2017 (arXiv 1706.04599), equation 3.
+
+    Videos are sorted into bins of equal width by their confidence, bin m holding those in ((m - 1) / bins, m / bins];
+    the result is the mean over all videos of |accuracy - mean confidence| of their bin.
+
+    Args:
+        confidences: Probability of the class that each video is taken for, (N,).
+        correct: Whether it is the true one, bool, (N,).
+        bins: Number of bins.
+
+    Raises:
+        ValueError: There is no video.
+    """
+    if not len(confidences):
+        raise ValueError("the calibration error of no videos; give at least one")
+    # 1/3 computed as 0.33333333333333337 belongs to the bin that 1/3 belongs to
+    places = (confidences.double() * bins).round(decimals=9).ceil().clamp(min=1, max=bins).long() - 1
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, places, correct.double() - confidences.double())
+    return gaps.abs().sum().item() / len(confidences)
+
+
+def count_confusions(
+    probabilities: Tensor, targets: Tensor, classes: Sequence[str], scored: Tensor
+) -> dict[str, dict[str, int]]:
+    """Count what the videos of each class are taken for: the confusion matrix, without its zeros.
+
+    Args:
+        probabilities: (N, K).
+        targets: Class indices, (N,).
+        classes: Names of the K classes.
+        scored: Which videos could be read, bool, (N,).
+
+    Returns:
+        Class -> guess -> number of videos, both in the order of the classes; ``UNREADABLE`` is the guess for videos
+        that could not be read, so that the numbers of a class sum up to its videos. Classes without one are left out.
+    """
+    guesses = torch.where(scored, _ranked(probabilities)[:, 0], len(classes))
+    columns = (*classes, UNREADABLE)
+    counts: dict[str, dict[str, int]] = {}
+    for target, guess in sorted(zip(targets.tolist(), guesses.tolist(), strict=True)):
+        row = counts.setdefault(classes[target], {})
+        row[columns[guess]] = row.get(columns[guess], 0) + 1
+    return counts
+
+
+def score(
+    probabilities: Tensor,
+    targets: Tensor,
+    *,
+    classes: Sequence[str],
+    pairs: Sequence[str] = (),
+    scored: Tensor | None = None,
+) -> Metrics:
     """Score predictions.
+
+    A video that could not be read is wrong in every accuracy, at the end of every ranking, and makes its pair wrong.
+    It has no probabilities, so ``loss`` and ``ece``, which are about these, are over the others.
 
     Args:
         probabilities: Softmax, or sigmoid for multi-label data, (N, K).
         targets: Class indices (N,), or for multi-label data 0 and 1, (N, K).
         classes: Names of the K classes.
         pairs: Pair name of every video, "" for none.
+        scored: Which videos could be read, bool, (N,); ``None`` for all. The probabilities of the others are not
+            looked at.
 
     Returns:
         For single-label data ``loss`` (mean negative log likelihood of the probabilities), ``top1``, ``top5`` (with
-        more than five classes), ``per_class`` and, where there are pairs, ``pair``. For multi-label data ``loss`` (mean
-        binary cross entropy), ``accuracy/NAME`` at threshold 1/2, their mean ``accuracy`` and, where there are pairs,
-        ``pair/NAME`` and their mean ``pair``.
+        more than five classes), ``mean_class_accuracy`` (of the classes that have a video), ``ece`` (see
+        ``expected_calibration_error``), ``per_class`` and, where there are pairs, ``pair``. For multi-label data
+        ``loss`` (mean binary cross entropy), ``accuracy/NAME`` at threshold 1/2, their mean ``accuracy``,
+        ``average_precision`` of each class that has a positive video (scikit-learn's), their mean
+        ``mean_average_precision`` and, where there are pairs, ``pair/NAME`` and their mean ``pair``.
+
+    Raises:
+        ValueError: No video could be read.
     """
     probabilities = probabilities.double()
+    scored = torch.ones(len(targets), dtype=torch.bool) if scored is None else scored
+    if not scored.any():
+        raise ValueError("no video could be read, so there is nothing to score")
     if targets.ndim == 2:
-        return _score_multi_label(probabilities, targets, classes, pairs)
-    correct = top_k_correct(probabilities, targets, 1)
-    likelihood = probabilities.gather(1, targets[:, None]).clamp(min=LEAST_PROBABILITY)
+        return _score_multi_label(probabilities, targets, classes, pairs, scored)
+    correct = top_k_correct(probabilities, targets, 1) & scored
+    likelihood = probabilities.gather(1, targets[:, None]).clamp(min=LEAST_PROBABILITY)[scored]
+    per_class = per_class_accuracy(correct, targets, classes)
     metrics: Metrics = {"loss": -likelihood.log().mean().item(), "top1": correct.double().mean().item()}
     if len(classes) > 5:
-        metrics["top5"] = top_k_correct(probabilities, targets, 5).double().mean().item()
+        metrics["top5"] = (top_k_correct(probabilities, targets, 5) & scored).double().mean().item()
+    metrics["mean_class_accuracy"] = sum(per_class.values()) / len(per_class)
+    metrics["ece"] = expected_calibration_error(probabilities.amax(dim=1)[scored], correct[scored])
     if any(pairs):
         metrics["pair"] = pair_accuracy(correct, pairs).item()
-    metrics["per_class"] = per_class_accuracy(correct, targets, classes)
+    metrics["per_class"] = per_class
     return metrics
 
 
-def _score_multi_label(probabilities: Tensor, targets: Tensor, classes: Sequence[str], pairs: Sequence[str]) -> Metrics:
+def _score_multi_label(
+    probabilities: Tensor, targets: Tensor, classes: Sequence[str], pairs: Sequence[str], scored: Tensor
+) -> Metrics:
     positive = targets > 0.5
-    correct = (probabilities > 0.5) == positive
-    likelihood = torch.where(positive, probabilities, 1 - probabilities).clamp(min=LEAST_PROBABILITY)
+    correct = ((probabilities > 0.5) == positive) & scored[:, None]
+    likelihood = torch.where(positive, probabilities, 1 - probabilities).clamp(min=LEAST_PROBABILITY)[scored]
     accuracy = correct.double().mean(dim=0)
     metrics: Metrics = {"loss": -likelihood.log().mean().item(), "accuracy": accuracy.mean().item()}
+    if precisions := _average_precisions(probabilities, positive, classes, scored):
+        metrics["mean_average_precision"] = sum(precisions.values()) / len(precisions)
+        metrics["average_precision"] = precisions
     metrics |= {f"accuracy/{name}": value for name, value in zip(classes, accuracy.tolist(), strict=True)}
     if any(pairs):
         pair = pair_accuracy(correct, pairs)
         metrics["pair"] = pair.mean().item()
         metrics |= {f"pair/{name}": value for name, value in zip(classes, pair.tolist(), strict=True)}
     return metrics
+
+
+def _average_precisions(
+    probabilities: Tensor, positive: Tensor, classes: Sequence[str], scored: Tensor
+) -> dict[str, float]:
+    from sklearn.metrics import average_precision_score
+
+    ranked = torch.where(scored[:, None], probabilities, -1.0).numpy()  # unreadable: behind every other video
+    return {
+        name: float(average_precision_score(positive[:, k].numpy(), ranked[:, k]))
+        for k, name in enumerate(classes)
+        if bool(positive[:, k].any())
+    }
 
 
 def headline(metrics: Metrics) -> str:

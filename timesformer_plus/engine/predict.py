@@ -10,12 +10,14 @@ from jsonargparse import ArgumentParser
 from timesformer_plus.data.containers import Limits
 from timesformer_plus.data.decoders import DecodeError, DecoderName
 from timesformer_plus.data.manifests import Manifest, Sample
-from timesformer_plus.engine.build_data import build_normalize, build_test_dataset
+from timesformer_plus.engine.build_data import build_normalize, build_test_dataset, choose_views
 from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.clip_loading import UnreadableVideosError
 from timesformer_plus.engine.data_config import DataConfig
-from timesformer_plus.engine.evaluate import USUAL_LIMITS, predict_views
+from timesformer_plus.engine.evaluate import USUAL_LIMITS
 from timesformer_plus.engine.processes import join_processes
+from timesformer_plus.engine.protocols import Average
+from timesformer_plus.engine.views import predict_views
 
 
 def predict(
@@ -23,8 +25,11 @@ def predict(
     video: Path,
     *,
     topk: int = 5,
+    protocol: str | None = None,
     num_clips: int | None = None,
     num_crops: int | None = None,
+    average: Average | None = None,
+    batch_size: int = 16,
     decoder: DecoderName = "auto",
     limits: Limits = USUAL_LIMITS,
     image_fps: float | None = None,
@@ -35,9 +40,13 @@ def predict(
         model: Checkpoint folder, such as RUN/best.
         video: A video file, a folder of frame images, or an .npy array.
         topk: How many classes to name.
+        protocol: A published protocol by name, such as paper_timesformer (1 clip x 3 crops, logits summed); null for
+            that of training's evaluation.
         num_clips: Clips, evenly spaced in time, that the answer is the mean of; null for as many as in training's
             evaluation.
         num_crops: Crops a clip; null for as many as in training's evaluation.
+        average: What the views are averaged in: probabilities, or logits; null for that of training's evaluation.
+        batch_size: Greatest number of views in a forward pass.
         decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto takes the fastest that is installed and
             exact on the file.
         limits: What the file may ask of this machine.
@@ -48,24 +57,34 @@ def predict(
         except those of a multi-label model, where every class has its own.
 
     Raises:
-        ValueError: ``model`` is not a checkpoint, or ``topk`` or a number of views is not positive.
+        ValueError: ``model`` is not a checkpoint, ``topk`` or a number is not positive, or the protocol is unknown.
         DecodeError: The video cannot be read.
         OSError: Nor can the disk.
     """
     if topk < 1:
         raise ValueError(f"{topk=} is not positive; how many classes shall be named?")
-    network, classes, recipe = load_checkpoint(Path(model), num_clips=num_clips, num_crops=num_crops)
+    state = join_processes()
+    if state.num_processes > 1:
+        raise ValueError(f"one video is no work for {state.num_processes} processes; start this without torchrun")
+    network, classes, recipe = load_checkpoint(Path(model))
+    recipe = choose_views(recipe, protocol=protocol, num_clips=num_clips, num_crops=num_crops, average=average)
     unknown = (0,) * len(classes) if recipe.multi_label else 0  # the true label: not looked at
     manifest = Manifest((Sample(str(video), Path(video), unknown),), classes, recipe.multi_label)
     data = DataConfig(root=Path(video).parent, decoder=decoder, limits=limits, image_fps=image_fps)
     dataset = build_test_dataset(manifest, recipe, data)
-    device = join_processes().device
     try:
-        predictions = predict_views(network.to(device), dataset, build_normalize(recipe), batch_size=dataset.num_views)
+        predictions = predict_views(
+            network.to(state.device),
+            dataset,
+            build_normalize(recipe),
+            protocol=recipe.protocol,
+            batch_size=min(dataset.num_views, batch_size),
+        )
     except UnreadableVideosError as unreadable:
         (error,) = unreadable.errors.values()  # of one video that is the whole story
         raise error from None
-    probabilities, order = predictions.probabilities[0].sort(descending=True, stable=True)
+    assert predictions is not None  # this is the only process
+    probabilities, order = predictions.probabilities()[0].sort(descending=True, stable=True)
     ranked = zip(order.tolist(), probabilities.tolist(), strict=True)
     return [(classes[index], probability) for index, probability in ranked][:topk]
 

@@ -1,0 +1,83 @@
+"""Scores for people: tables on a terminal, and the confusion matrix as a CSV file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from timesformer_plus.engine.metrics import UNREADABLE, Metrics
+
+# longer tables are for files
+MOST_CLASSES = 50
+# metrics that are no shares of one
+PLAIN = ("loss", "ece")
+
+Confusion = Mapping[str, Mapping[str, int]]
+
+
+def print_metrics(title: str, metrics: Metrics) -> None:
+    """Print metrics as a table, fractions in percent; those of single classes where they are few."""
+    # Text: in a string, "[something]" in the name of a class or a file would be markup
+    table = Table("metric", "value", title=Text(title, style="table.title"))
+    table.columns[1].justify = "right"
+    flat: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if not isinstance(value, dict):
+            flat[name] = value
+        elif len(value) <= MOST_CLASSES:
+            flat |= {f"{name}: {key}": item for key, item in value.items()}
+    for name, value in flat.items():
+        table.add_row(Text(name), f"{value:.4f}" if name in PLAIN else f"{100 * value:.2f} %")
+    Console().print(table)
+
+
+def print_classes(confusion: Confusion) -> None:
+    """Print for each class its videos, how many of them are right, and what the others are most often taken for."""
+    if not 0 < len(confusion) <= MOST_CLASSES:
+        return
+    table = Table("class", "videos", "right", "most often taken for")
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    for name, guesses in confusion.items():
+        wrong = {guess: count for guess, count in guesses.items() if guess != name}
+        worst = max(wrong, key=lambda guess: wrong[guess], default="")
+        note = f"{worst} ({wrong[worst]})" if worst else ""
+        videos, right = sum(guesses.values()), guesses.get(name, 0)
+        table.add_row(Text(name), str(videos), f"{100 * right / videos:.2f} %", Text(note))
+    Console().print(table)
+
+
+def print_videos(counts: Mapping[str, int], unreadable: Mapping[str, str]) -> None:
+    """Print what became of the videos, a line for each count, and a line for each that could not be read."""
+    explained = {
+        "missing": "not there, not scored",
+        "unreadable": "by the scan, not scored",
+        "excluded": "by the list, not scored",
+        "short": "scored, but with frames that come again",
+    }
+    for name, count in counts.items():
+        print(f"videos {name}: {count}" + (f" ({explained[name]})" if count and name in explained else ""))
+    for name, reason in unreadable.items():
+        print(f"could not be read, counts as wrong: {name} ({reason})")
+
+
+def write_confusion(path: Path, confusion: Confusion, classes: Sequence[str]) -> None:
+    """Write a confusion matrix as CSV: a row for each true class, a column for each guess and one for unreadable ones.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = [*classes, UNREADABLE]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", *columns])
+        for name in classes:
+            row = confusion.get(name, {})
+            writer.writerow([name, *(row.get(guess, 0) for guess in columns)])
