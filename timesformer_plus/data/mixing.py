@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -10,11 +12,12 @@ from torchvision.transforms import v2
 
 
 class ClipMixer:
-    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of a batch of clips, drawn once for the whole batch.
+    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of a batch of clips, drawn once for it or for every pair.
 
-    Clip i is mixed with clip i-1 (the first with the last). Mixup adds the two up, frame by frame. Cutmix cuts one box
-    out of all frames of a clip, at the same place, and fills it with the other clip; its label counts by the share of
-    the box that lies inside the picture.
+    A call mixes clip i with clip i-1 (the first with the last). ``mix_pairs`` mixes neighbours with each other, every
+    pair by a draw of its own, so that nothing depends on what else is in the batch. Mixup adds two clips up, frame by
+    frame. Cutmix cuts one box out of all frames of a clip, at the same place, and fills it with the other clip; its
+    label counts by the share of the box that lies inside the picture.
 
     The mixing is torchvision's. (timm's ``Mixup`` takes the last two of *four* dimensions for height and width: on
     (B, C, T, H, W) it cuts through time and height while its labels count height and width.)
@@ -93,6 +96,30 @@ class ClipMixer:
             mixed, soft = mixing(tv_tensors.Video(video.float() if rounds else video), soft)
         mixed = mixed.as_subclass(Tensor)
         return mixed.round_().to(video.dtype) if rounds else mixed, soft
+
+    def mix_pairs(self, video: Tensor, target: Tensor, *, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Mix clips 0 and 1, 2 and 3, … with each other: what a call does to each of these pairs alone.
+
+        Args:
+            video: (B, C, T, H, W), uint8 or floats. With an odd B the last clip stays as it is.
+            target: Class indices, int64 (B,), or one number in 0..1 for every class, (B, K).
+            seeds: One for each of the B // 2 pairs, deciding everything random about it; make them functions of the
+                run's seed, the update and the pair's place in the global batch.
+
+        Returns:
+            The mixed batch and its targets, float32 (B, K); those of a clip that stays are smoothed too.
+
+        Raises:
+            ValueError: As for a call, or another number of seeds.
+        """
+        soft = self._soft(video, target)
+        starts = range(0, len(video) - 1, 2)
+        if len(seeds) != len(starts):
+            raise ValueError(f"{len(seeds)} seeds for {len(video)} clips: give one for each of the {len(starts)} pairs")
+        mixed = [self(video[i : i + 2], target[i : i + 2], seed=seed) for i, seed in zip(starts, seeds, strict=True)]
+        alone = 2 * len(starts)
+        clips, targets = [pair[0] for pair in mixed], [pair[1] for pair in mixed]
+        return torch.cat([*clips, video[alone:]]), torch.cat([*targets, soft[alone:]])
 
     def _choose(self) -> v2.Transform | None:
         # always two draws, so that a batch's mixing does not depend on which of the two are on
