@@ -2,8 +2,9 @@
 
 torch numbers an optimizer's parameters; here they go by their names in the model, so that state cannot be given to
 another parameter unnoticed. Beside tensors, timm's optimizers keep lists of tensors (Kron's preconditioners), numbers
-(LaProp, MADGRAD), types (AdafactorBigVision), tensors among the options of a group (LAMB's step) and the state of a
-generator (Kron): all of it survives.
+(LaProp, NAdam), types (AdafactorBigVision), tensors among the options of a group (LAMB's step), the state of a
+generator (Kron) or, beside what they count as their state, a generator and an attribute of the parameters
+(AdaHessian): all of it survives.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from timm.optim import Lookahead
+from timm.optim import Adahessian, Lookahead
 from torch import Tensor, nn
 
 _SHOWN = 3
@@ -55,6 +56,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module) -> tupl
         "groups": groups,
         "states": states,
         "more": _pack(state, "more", tensors),
+        "hidden": _pack(_hidden(optimizer, names), "hidden", tensors),
     }
     return tensors, record
 
@@ -108,6 +110,36 @@ def unpack_optimizer(
     held = _bare(optimizer).state
     for name, value in states.items():
         held[parameters[name]] = {key: _like(item, held[parameters[name]][key]) for key, item in value.items()}
+    _put_hidden(optimizer, parameters, _unpack(record["hidden"], tensors))
+
+
+def _hidden(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Any]:
+    """What decides the next updates and is not in ``state_dict()``: AdaHessian's draws and its last curvatures."""
+    bare = _bare(optimizer)
+    hidden: dict[str, Any] = {
+        "generators": {
+            name: (value.device.type, value.get_state())
+            for name, value in vars(bare).items()
+            if isinstance(value, torch.Generator)
+        }
+    }
+    if isinstance(bare, Adahessian) and bare.update_each > 1:  # else it computes them anew for every update
+        traces = {names[id(parameter)]: getattr(parameter, "hess", None) for parameter in _parameters(bare)}
+        hidden["hess"] = {name: trace for name, trace in traces.items() if isinstance(trace, Tensor)}
+    return hidden
+
+
+def _put_hidden(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], hidden: Mapping[str, Any]) -> None:
+    bare = _bare(optimizer)
+    device = next(iter(parameters.values())).device
+    for name, (kind, state) in hidden["generators"].items():
+        if kind not in ("cpu", device.type):
+            continue  # a GPU's generator means nothing to another device; AdaHessian seeds a new one there
+        generator = torch.Generator(device if kind == device.type else kind)
+        generator.set_state(state)
+        setattr(bare, name, generator)
+    for name, trace in hidden.get("hess", {}).items():
+        parameters[name].hess = trace.to(device)  # type: ignore[attr-defined]
 
 
 def _require_same(stored: Mapping[str, str], own: Mapping[str, str]) -> None:
