@@ -68,6 +68,11 @@ class BadVideos:
         return len(self._fresh)
 
     @property
+    def known(self) -> int:
+        """Videos that are known to be unreadable, as of the last ``gather``."""
+        return len(self._known)
+
+    @property
     def of_epoch(self) -> int:
         """Substitutes of this epoch, in all processes, as of the last ``gather``."""
         return len(self._of_epoch)
