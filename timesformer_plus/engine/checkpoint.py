@@ -1,33 +1,33 @@
 """A trained model as a folder that timm loads: ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
 
-Its config.json holds, besides what timm writes, the class names (``label_names``) and under ``clips`` the recipe by
-which videos become clips. A folder is complete or not there: it is written under another name and renamed.
+Its config.json holds, besides what timm writes, the class names (``label_names``), under ``clips`` the recipe by which
+videos become clips, and under ``training`` where in its training the model was taken. A folder is whole or not there,
+and its manifest.json tells if one of its files has changed since: see ``atomic_folder``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from timm.models import save_for_hf
-from torch import nn
+from safetensors.torch import load_file, save_file
+from timm.models._hub import save_config_for_hf
+from torch import Tensor, nn
 
 import timesformer_plus.models  # noqa: F401  registers the models with timm
+from timesformer_plus.engine.atomic_folder import MANIFEST_FILE, damage, new_folder
 from timesformer_plus.engine.build_data import ClipRecipe
+from timesformer_plus.engine.training_state import unshared
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 RECIPE_KEY = "clips"
+TRAINING_KEY = "training"
 # of timm's pretrained_cfg, what says where the classifier is, so that it can be exchanged for another
 STRUCTURE_KEYS = ("first_conv", "classifier", "pool_size", "fixed_input_size")
 
@@ -40,7 +40,15 @@ class Checkpoint(NamedTuple):
     recipe: ClipRecipe
 
 
-def save_checkpoint(folder: Path, model: nn.Module, *, classes: Sequence[str], recipe: ClipRecipe) -> None:
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    *,
+    classes: Sequence[str],
+    recipe: ClipRecipe,
+    weights: Mapping[str, Tensor] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
     """Write a model to ``folder``, replacing an older checkpoint there.
 
     Args:
@@ -48,64 +56,75 @@ def save_checkpoint(folder: Path, model: nn.Module, *, classes: Sequence[str], r
         model: A model made by ``timm.create_model``.
         classes: Names of its classes.
         recipe: How its clips are made.
+        weights: State dict to write instead of the model's, of the same names and shapes: a moving average, say, or
+            the gathered shards of a model of which this process has a part only.
+        extra: What else to tell about the model, as JSON has it: epoch, step, score.
 
     Raises:
-        ValueError: ``folder`` exists and is not a checkpoint.
-        OSError: It cannot be written, because of a full disk, say.
+        ValueError: ``folder`` exists and is not a checkpoint, or ``weights`` are of another model.
+        OSError: It cannot be written, because of a full disk, say; an older checkpoint there is untouched.
     """
-    if folder.exists() and not (folder / CONFIG_FILE).is_file():
+    if folder.exists() and not _is_replaceable(folder):
         raise ValueError(
             f"{folder} is not a checkpoint and will not be replaced; move it away or choose another output"
         )
-    with _replacing(folder) as staged:
-        given: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        kept = {key: given[key] for key in STRUCTURE_KEYS if key in given}
-        model_config = {
-            "label_names": list(classes),
-            "pretrained_cfg": {
-                **kept,  # older versions of timm write nothing but what they are given here
-                "mean": recipe.mean,
-                "std": recipe.std,
-                "input_size": (3, *recipe.img_size),
-                "crop_pct": 1.0,  # frames are resized until they just cover the crop
-                "interpolation": "bilinear",  # the default of torchvision's transforms
-            },
-            RECIPE_KEY: dataclasses.asdict(recipe),
-        }
-        # newer versions of timm know the arguments of every model; older ones have to be told, and VideoTransformer can
-        model_args: dict[str, Any] | None = getattr(model, "model_args", None)
-        try:
-            save_for_hf(model, str(staged), model_config=model_config, model_args=model_args, safe_serialization=True)
-        except SafetensorError as error:  # how safetensors reports that a file cannot be written
-            raise OSError(f"the weights cannot be written to {folder} ({error})") from error
-        for file in staged.iterdir():
-            file.chmod(0o644)  # safetensors writes 0600
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+    own = model.state_dict()
+    if weights is None:
+        weights = own
+    wrong = sorted(name for name in own.keys() | weights.keys() if _shape(own.get(name)) != _shape(weights.get(name)))
+    if wrong:
+        raise ValueError(
+            f"the weights to be written are not of this model: {', '.join(wrong[:3])} "
+            f"{'and others ' if len(wrong) > 3 else ''}differ; pass the model's whole state dict"
+        )
+    given: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    kept = {key: given[key] for key in STRUCTURE_KEYS if key in given}
+    model_config = {
+        "label_names": list(classes),
+        "pretrained_cfg": {
+            **kept,  # older versions of timm write nothing but what they are given here
+            "mean": recipe.mean,
+            "std": recipe.std,
+            "input_size": (3, *recipe.img_size),
+            "crop_pct": 1.0,  # frames are resized until they just cover the crop
+            "interpolation": "bilinear",  # the default of torchvision's transforms
+        },
+        RECIPE_KEY: dataclasses.asdict(recipe),
+        **({} if extra is None else {TRAINING_KEY: dict(extra)}),
+    }
+    # newer versions of timm know the arguments of every model; older ones have to be told, and VideoTransformer can
+    model_args: dict[str, Any] | None = getattr(model, "model_args", None)
+    with new_folder(folder) as staged:
+        save_config_for_hf(model, str(staged / CONFIG_FILE), model_config=model_config, model_args=model_args)
+        save_file(unshared(weights), staged / WEIGHTS_FILE)
 
 
-@contextlib.contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder which takes the place of ``folder`` if the block succeeds, and vanishes if not."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-new-", dir=folder.parent))
-    old = staged.with_name(staged.name.replace("-new-", "-old-"))
-    try:
-        staged.chmod(0o755)  # mkdtemp makes 0700
-        yield staged
-        # a folder cannot be renamed onto a full one: for the moment between these two the old one has another name
-        if folder.exists():
-            folder.rename(old)
-        staged.rename(folder)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-        if old.exists() and folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+def _is_replaceable(folder: Path) -> bool:
+    """Whether a folder is a checkpoint, be it a damaged one, or empty."""
+    known = {CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    return not names or bool(names & known)
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Copy the weights of a checkpoint into a model of the same making, strictly."""
+    """Copy the weights of a checkpoint into a model of the same making, strictly.
+
+    Raises:
+        ValueError: The checkpoint is damaged.
+        RuntimeError: It is of another model.
+    """
+    _refuse_damaged(folder)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
+
+
+def _refuse_damaged(folder: Path) -> None:
+    wrong = damage(folder) if (folder / MANIFEST_FILE).is_file() else None  # older checkpoints have none
+    if wrong is not None:
+        raise ValueError(f"{wrong}; copy or train it again, or delete its {MANIFEST_FILE} if it was changed on purpose")
 
 
 def load_checkpoint(folder: Path, *, num_clips: int | None = None, num_crops: int | None = None) -> Checkpoint:
@@ -117,7 +136,8 @@ def load_checkpoint(folder: Path, *, num_clips: int | None = None, num_crops: in
         num_crops: Crops a clip; ``None`` for as many as in training's evaluation.
 
     Raises:
-        ValueError: A number of views below one, or ``folder`` is not such a checkpoint, or a damaged one.
+        ValueError: A number of views below one, or ``folder`` is not such a checkpoint, or a damaged one. Where it has
+            a manifest, any change of any file since is damage.
     """
     for name, number in {"num_clips": num_clips, "num_crops": num_crops}.items():
         if number is not None and number < 1:
@@ -140,6 +160,7 @@ def load_checkpoint(folder: Path, *, num_clips: int | None = None, num_crops: in
         num_clips=recipe.num_clips if num_clips is None else num_clips,
         num_crops=recipe.num_crops if num_crops is None else num_crops,
     )
+    _refuse_damaged(folder)
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except (RuntimeError, SafetensorError) as error:  # no weights, half of them, or those of another model

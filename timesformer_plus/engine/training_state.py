@@ -34,6 +34,7 @@ __all__ = [
     "save_state",
     "step_folder",
     "unpack_optimizer",
+    "unshared",
     "write_record",
 ]
 
@@ -93,7 +94,7 @@ def save_state(
     with new_folder(path) as staged:
         write_record(staged, step, record, groups=tuple(tensors))
         for group, named in tensors.items():
-            save_file(_apart(named), staged / f"{group}.safetensors")
+            save_file(unshared(named), staged / f"{group}.safetensors")
     remove_older(folder, step, keep=keep)
     return path
 
@@ -216,8 +217,11 @@ def _wrong(path: Path) -> str | None:
     return wrong
 
 
-def _apart(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors takes them: contiguous, on the CPU, and none shares memory with another."""
+def unshared(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: contiguous, on the CPU, and none shares memory with another.
+
+    Only what has to be is copied.
+    """
     apart = {}
     seen: set[int] = set()
     for name, tensor in named.items():
