@@ -77,8 +77,8 @@ def find_leaks(manifests: Mapping[str, Manifest], digest: Callable[[Sample], str
 
     Args:
         manifests: Name -> split.
-        digest: Gives the hash of a video's content, as a scan has it; empty or None where it is not known. Without it
-            a copy under another name is not seen.
+        digest: Gives the hash of a video's content, as ``copies.find_copies`` has it; empty or None where it is not
+            known. Without it a copy under another name is not seen.
 
     Returns:
         One leak for each, in the order of the splits; a file that two splits list is one leak, not one by its content

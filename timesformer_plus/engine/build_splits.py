@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from timesformer_plus.data.catalogues import read_manifest
+from timesformer_plus.data.copies import find_copies, place_of
 from timesformer_plus.data.manifests import Manifest, Sample, without
 from timesformer_plus.data.scan import SCAN_FILE, scan_settings
 from timesformer_plus.data.scan_check import fingerprint
@@ -129,11 +130,12 @@ class SplitReader:
             f"{data.videos_root}, as in {self.relative(samples[0])}",
         )
         self.check_scan(samples)
+        copies = find_copies(manifests, self._digest if self._scan else None)
         if data.allow_leaks:
-            leaks = find_leaks(manifests, self._digest)
+            leaks = find_leaks(manifests, lambda sample: copies.get(place_of(sample)))
             self.lines += [f"{len(leaks)} videos or recordings are in two splits"] if leaks else []
         else:
-            check_leaks(manifests, self._digest)
+            check_leaks(manifests, lambda sample: copies.get(place_of(sample)))
 
     def check_scan(self, samples: Sequence[Sample]) -> None:
         """Note how many videos the scan does not know.
@@ -153,8 +155,8 @@ class SplitReader:
             self.lines.append(f"{self._scan_path} does not know {unknown} of {len(samples)} videos")
 
     def _digest(self, sample: Sample) -> str | None:
-        row = self._scan.get(self.relative(sample)) if self._scan else None
-        return None if row is None else row.sha256
+        row = self._scan.get(self.relative(sample))
+        return None if row is None or _has_changed(sample, row) else row.sha256
 
     def _unreadable(self, manifest: Manifest) -> dict[str, str]:
         """Sample -> where it is and why the scan could not read it, unless the file has changed since."""

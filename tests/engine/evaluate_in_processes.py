@@ -1,0 +1,99 @@
+"""Started by torchrun or alone: score manifests of many lengths, each in an order of its own, and write what came out.
+
+evaluate_in_processes.py VIDEOS OUTPUT SEED
+"""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import torch
+from tiny_runs import TINY
+
+from timesformer_plus.data.dataset import VideoDataset
+from timesformer_plus.data.manifests import Manifest, Sample
+from timesformer_plus.engine.build import build_model
+from timesformer_plus.engine.build_data import ClipRecipe, build_normalize, build_test_dataset
+from timesformer_plus.engine.data_config import DataConfig
+from timesformer_plus.engine.evaluate import evaluate
+from timesformer_plus.engine.processes import join_processes
+from timesformer_plus.engine.views import Interrupted
+
+SIZES = (1, 3, 9, 10, 17, 33)
+CLASSES = tuple("abcdef")
+MEAN, STD = (0.45,) * 3, (0.225,) * 3
+RECIPE = ClipRecipe(4, 2, "stride", (16, 16), MEAN, STD, multi_label=False, num_clips=2, num_crops=3)
+
+
+class Noted(VideoDataset):
+    """Writes down what it is asked for."""
+
+    asked: list
+
+    def __getitem__(self, key):
+        self.asked.append((self.manifest.samples[key[1]].id, key[2]))
+        return super().__getitem__(key)
+
+
+def everywhere(item):
+    if not torch.distributed.is_initialized():
+        return [item]
+    items = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(items, item)
+    return items
+
+
+def main(videos, output, seed):
+    torch.set_num_threads(1)
+    state = join_processes()
+    data = DataConfig(root=videos, num_frames=4, img_size=16)
+    torch.manual_seed(0)
+    model = build_model(TINY, data, len(CLASSES))
+    with torch.no_grad():
+        model.head.weight.normal_(std=2.0)
+    results = {}
+    for size in SIZES:
+        # of the pairs the partners are far apart; every fifth file is not there
+        names = [f"{i}.npy" for i in range(size)]
+        samples = [Sample(n, videos / n, i % 6, pair=str(i % 4) if size > 8 else "") for i, n in enumerate(names)]
+        random.Random(f"{seed} {size}").shuffle(samples)
+        dataset = build_test_dataset(Manifest(tuple(samples), CLASSES, multi_label=False), RECIPE, data)
+        dataset.__class__, dataset.asked = Noted, []
+        for workers in (0, 2) if size == 10 else (0,):
+            scored = evaluate(
+                model,
+                dataset,
+                build_normalize(RECIPE),
+                protocol=RECIPE.protocol,
+                batch_size=8,  # six of them: two clips of three crops
+                num_workers=workers,
+                predictions=output / f"{size}-{workers}.npz",
+            )
+            told = everywhere(json.dumps(scored))
+            assert len(set(told)) == 1, "processes were told different scores"
+            results[f"{size}-{workers}"] = scored._asdict()
+        asked = [key for keys in everywhere(dataset.asked) for key in keys]
+        assert sorted(asked) == sorted((name, view) for name in names for view in range(6)), size
+        assert state.num_processes < 3 or size < 9 or all(everywhere(dataset.asked)), "a process had nothing to do"
+    # one process is told to stop: all do
+    try:
+        evaluate(
+            model,
+            dataset,
+            build_normalize(RECIPE),
+            protocol=RECIPE.protocol,
+            batch_size=8,
+            requested=lambda: state.process_index == state.num_processes - 1,
+            predictions=output / "interrupted.npz",
+        )
+    except Interrupted:
+        stopped = True
+    assert all(everywhere(stopped))
+    if state.is_main_process:
+        (output / "results.json").write_text(json.dumps(results, sort_keys=True))
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
