@@ -159,6 +159,82 @@ def test_any_batch_size(size):
             assert not torch.equal(mixed, video)
 
 
+@st.composite
+def pair_batches(draw):
+    """A mixer, a batch, its targets and a seed for every pair."""
+    size = draw(st.integers(0, 7))
+    mixer = ClipMixer(
+        CLASSES,
+        mixup_alpha=draw(st.sampled_from([0.0, 0.8])),
+        cutmix_alpha=1.0,
+        prob=draw(st.sampled_from([0.5, 1.0])),
+        label_smoothing=0.1,
+    )
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
+    video = torch.rand(size, 3, 2, 8, 8, generator=generator)
+    if draw(st.booleans()):
+        video = (255 * video).to(torch.uint8)
+    target = torch.randint(CLASSES, (size,), generator=generator)
+    seeds = draw(st.lists(st.integers(0, 2**63 - 1), min_size=size // 2, max_size=size // 2))
+    return mixer, video, target, seeds
+
+
+@given(pair_batches())
+@settings(max_examples=60)
+def test_a_pair_is_mixed_as_it_would_be_alone(batch):
+    mixer, video, target, seeds = batch
+    before = video.clone(), torch.random.get_rng_state()
+    mixed, soft = mixer.mix_pairs(video, target, seeds=seeds)
+    assert torch.equal(video, before[0])
+    assert torch.equal(torch.random.get_rng_state(), before[1])
+    assert (mixed.shape, mixed.dtype, type(mixed)) == (video.shape, video.dtype, torch.Tensor)
+    assert (soft.shape, soft.dtype, type(soft)) == ((len(video), CLASSES), torch.float32, torch.Tensor)
+    for i, seed in enumerate(seeds):
+        pair = slice(2 * i, 2 * i + 2)
+        alone = mixer(video[pair], target[pair], seed=seed)
+        assert torch.equal(mixed[pair], alone[0])
+        assert torch.equal(soft[pair], alone[1])
+    if len(video) % 2:
+        assert torch.equal(mixed[-1], video[-1])
+        assert_close(soft[-1], torch.eye(CLASSES)[target[-1]] * 0.9 + 0.1 / CLASSES)
+    # so how a batch is cut between pairs changes nothing
+    for cut in range(0, len(video), 2):
+        parts = [
+            mixer.mix_pairs(video[:cut], target[:cut], seeds=seeds[: cut // 2]),
+            mixer.mix_pairs(video[cut:], target[cut:], seeds=seeds[cut // 2 :]),
+        ]
+        for whole, pieces in zip((mixed, soft), zip(*parts, strict=True), strict=True):
+            assert torch.equal(torch.cat(pieces), whole)
+
+
+def test_pairs_are_mixed_within_themselves_by_draws_of_their_own():
+    video = constant_clips((0, 100, 0, 100, 0, 100, 50), dtype=torch.float64)
+    target = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    mixed, soft = ClipMixer(CLASSES, mixup_alpha=1.0).mix_pairs(video, target, seeds=[1, 2, 3])
+    assert (soft > 0).sum(dim=1).tolist() == [2, 2, 2, 2, 2, 2, 1]
+    for first, second in ((0, 1), (2, 3), (4, 5)):
+        both = [int(target[first]), int(target[second])]
+        assert_close(soft[first, both], soft[second, both].flip(0))
+        assert_close(mixed[first, 0, 0, 0, 0], 100 * soft[first, both[1]].double(), rtol=0, atol=1e-4)
+    assert len({round(soft[i].max().item(), 4) for i in (0, 2, 4)}) == 3
+
+
+def test_multi_label_pairs():
+    target = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 1, 1]])
+    video = constant_clips((0, 100, 200), dtype=torch.float64)
+    mixed, soft = ClipMixer(3, mixup_alpha=1.0).mix_pairs(video, target, seeds=[2])
+    share = (mixed[1, 0, 0, 0, 0] / 100).float()
+    assert_close(soft, torch.stack([target[0] * share, target[0] * (1 - share), target[2].float()]))
+
+
+@pytest.mark.parametrize(("size", "count"), [(4, 1), (4, 3), (5, 3), (1, 1)])
+def test_pairs_want_one_seed_each(size, count):
+    with pytest.raises(ValueError, match=f"{count} seeds for {size} clips: give one for each of the {size // 2} pairs"):
+        ClipMixer(CLASSES, cutmix_alpha=1.0).mix_pairs(
+            torch.rand(size, 3, 2, 8, 8), torch.zeros(size, dtype=torch.int64), seeds=range(count)
+        )
+
+
 def test_timms_cutmix_mislabels_clips():
     """Why timm's Mixup is not used: on five dimensions its box and its label disagree; with time folded they agree."""
     video, target = torch.zeros(2, 3, 8, 16, 16), torch.tensor([0, 1])
