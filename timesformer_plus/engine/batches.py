@@ -37,7 +37,7 @@ class GlobalBatches(Sampler[list[Key]]):
 
     A global batch is cut into ``accumulate`` times ``world_size`` shares, contiguous pieces of it: first the first
     micro-batches of all processes, then the second ones. Those of a full batch are equally long, those of a smaller one
-    as equally as can be. A share without clips still yields one key, the batch's first, for every process has to take
+    differ by at most one clip (or one pair). A share without clips still yields one key, the batch's first, for every process has to take
     part in every micro-batch; ``count`` says that none of its clips counts.
 
     Args:
