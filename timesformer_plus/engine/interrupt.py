@@ -1,4 +1,4 @@
-"""Ctrl-C as a request that is granted between two updates, by all processes at the same one."""
+"""Signals as requests that are granted between two updates, by all processes at the same one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-MESSAGE = b"\ninterrupted: stopping after this update; press Ctrl-C again to stop at once\n"
+MESSAGE = "\n{}: stopping after this update\n"
+# what a user's Ctrl-C, a cluster that wants its machine back, and Slurm's --signal=USR1@90 send; Windows has fewer
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class Interrupt:
@@ -18,30 +20,71 @@ class Interrupt:
 
     A ``KeyboardInterrupt`` that Python raises wherever it happens to be is lost when that is a destructor or a callback
     from C (decoders have both): Python prints "Exception ignored" and goes on.
+
+    A request is no leave to save: torchrun sends SIGTERM also to the processes that are left when one has died. What
+    tells the two apart is whether all processes can still agree: add ``requested`` to what they exchange in an update,
+    and save only after that exchange has succeeded.
+
+    Attributes:
+        requested: Whether it has been asked.
+        signal: Number of the signal that asked first; 0 for none.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.signal = 0
         self._since = 0.0
+        self._finishing = 0
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def request(self, number: int, why: str) -> None:
+        """Ask, from any thread."""
+        if self.requested:
+            return
+        self.requested, self.signal, self._since = True, int(number), time.monotonic()
+        # print is not for signal handlers: its buffer may be in use. The terminal may be gone.
+        with contextlib.suppress(OSError):
+            os.write(2, MESSAGE.format(why).encode())
+
+    @contextlib.contextmanager
+    def finishing(self) -> Iterator[None]:
+        """While a checkpoint is written: only Ctrl-C twice ends it at once, for SIGKILL follows SIGTERM in any case."""
+        self._finishing += 1
+        try:
+            yield
+        finally:
+            self._finishing -= 1
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
         # a terminal signals the launcher and its processes, and the launcher signals them again: one request
-        if self.requested and time.monotonic() - self._since > 1:
-            signal.default_int_handler(number, frame)
-        elif not self.requested:
-            self.requested, self._since = True, time.monotonic()
-            os.write(2, MESSAGE)  # print is not for signal handlers: its buffer may be in use
+        is_again = self.requested and time.monotonic() - self._since > 1
+        # SIGUSR1 announces SIGTERM: that one is no impatience
+        is_impatient = number == signal.SIGINT or (number == self.signal == signal.SIGTERM and not self._finishing)
+        if is_again and is_impatient:
+            raise KeyboardInterrupt(number)
+        hint = ", press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
+        self.request(number, f"interrupted by {signal.Signals(number).name}{hint}")
 
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[Interrupt]:
-    """Turn SIGINT into ``Interrupt.requested`` for the length of the block; only the main thread can."""
+    """Turn SIGINT, SIGTERM and SIGUSR1 into ``Interrupt.requested`` for the block; only the main thread can.
+
+    Yields:
+        Said so once; a second SIGINT or SIGTERM after more than a second raises ``KeyboardInterrupt``.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    before = signal.signal(signal.SIGINT, interrupt._handle)
+    before = {number: signal.signal(number, interrupt._handle) for number in SIGNALS}
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """What a process that was stopped exits with: 128 + the number of the signal, as a shell reports it."""
+    number = stop.args[0] if stop.args and isinstance(stop.args[0], int) else signal.SIGINT
+    return 128 + (number or signal.SIGTERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -22,16 +23,20 @@ def runs_on_cpu() -> bool:
     return accelerator is not None and accelerator.type == "mps"
 
 
-def join_processes(world_size: int | None = None) -> PartialState:
+def join_processes(world_size: int | None = None, *, timeout: float | None = None) -> PartialState:
     """Join the other processes that torchrun started, if any.
 
     Args:
         world_size: How many there should be; ``None`` for any number.
+        timeout: Seconds without progress after which a run is to end. An exchange between processes fails after twice
+            that and half a minute: a watch, which knows the reason, comes first. ``None`` for torch's default. Only the
+            first call in a process can set it.
 
     Raises:
         ValueError: There are not that many.
     """
-    state = PartialState(cpu=runs_on_cpu())
+    options = {} if timeout is None else {"timeout": timedelta(seconds=2 * timeout + 30)}
+    state = PartialState(cpu=runs_on_cpu(), **options)
     started = int(os.environ.get("WORLD_SIZE", "1"))
     for wanted, source in ((started, "the launcher's WORLD_SIZE"), (world_size, "world_size")):
         if wanted not in (None, state.num_processes):
