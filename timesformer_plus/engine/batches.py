@@ -37,8 +37,8 @@ class GlobalBatches(Sampler[list[Key]]):
 
     A global batch is cut into ``accumulate`` times ``world_size`` shares, contiguous pieces of it: first the first
     micro-batches of all processes, then the second ones. Those of a full batch are equally long, those of a smaller one
-    differ by at most one clip (or one pair). A share without clips still yields one key, the batch's first, for every process has to take
-    part in every micro-batch; ``count`` says that none of its clips counts.
+    differ by at most one clip (or pair). A share without clips still yields one key, the batch's first, for every
+    process has to take part in every micro-batch; ``count`` says that none of its clips counts.
 
     Args:
         num_samples: Videos in the training split.
