@@ -17,7 +17,7 @@ class Broken(nn.CrossEntropyLoss):
 
 
 def build_loss(**_):
-    return Broken()
+    return Broken(reduction="none")
 
 
 if __name__ == "__main__":

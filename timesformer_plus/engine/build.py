@@ -46,8 +46,14 @@ def build_model(model: ModelConfig, data: DataConfig, num_classes: int) -> nn.Mo
 
 
 def build_loss(*, multi_label: bool, label_smoothing: float = 0.0) -> nn.Module:
-    """Mean cross entropy of (B, K) logits against (B,) class indices; multi-label, binary against (B, K) of 0 and 1."""
-    return nn.BCEWithLogitsLoss() if multi_label else nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    """Cross entropy of (B, K) logits, for every clip by itself.
+
+    Against class indices (B,) or, after mixing, probabilities (B, K), it is (B,). Multi-label, it is binary, against
+    (B, K) in 0..1, and itself (B, K).
+    """
+    if multi_label:
+        return nn.BCEWithLogitsLoss(reduction="none")
+    return nn.CrossEntropyLoss(label_smoothing=label_smoothing, reduction="none")
 
 
 def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from timesformer_plus.data.dataset import VideoDataset
 from timesformer_plus.data.decoders import describe_auto, resolve_decoder
+from timesformer_plus.data.manifests import manifest_digest
 from timesformer_plus.engine.bad_videos import default_max_bad
 from timesformer_plus.engine.batches import GlobalBatches
 from timesformer_plus.engine.build import build_model, build_optimizer, build_scheduler
@@ -22,17 +26,48 @@ from timesformer_plus.engine.build_data import (
     build_train_dataset,
     shard_numbers,
 )
-from timesformer_plus.engine.build_splits import SplitCounts, build_splits
+from timesformer_plus.engine.build_splits import SplitCounts, Splits, build_splits
 from timesformer_plus.engine.config import TrainConfig
+from timesformer_plus.engine.environment import describe_environment
+from timesformer_plus.engine.freezing import train_only
+from timesformer_plus.engine.parallel import Parallel
 from timesformer_plus.engine.processes import join_processes, runs_on_cpu, set_threads
+from timesformer_plus.engine.resume import Start, find_start, version_notes
 from timesformer_plus.engine.run_folder import RunFolder
+from timesformer_plus.engine.sample_dropout import SampleDropout, per_sample_dropout
+
+Answer = TypeVar("Answer")
 
 
 class Run(NamedTuple):
-    """Everything a run works with, checked against each other before the first update."""
+    """Everything a run works with, checked against each other before the first update.
+
+    Attributes:
+        config: The options, with everything settled that they left open.
+        accelerator: This process among the others.
+        parallel: How they share the work.
+        classes: Names of the classes.
+        recipe: How videos become clips.
+        batches: Which clips this process sees in which update.
+        counts: Name of a split -> what became of the videos that it lists.
+        report: What people should know, a line each.
+        train_data: The training split, augmented.
+        val_data: The split that selects the best epoch.
+        test_data: The split scored at the end.
+        network: The model, as timm made it.
+        model: The same, prepared for its processes.
+        optimizer: Prepared for its processes.
+        scheduler: Stepped once an update, on any number of processes.
+        ema: The moving average of the weights.
+        dropout: What makes dropout a function of the clip; ``None`` where the model has none.
+        folder: What the run leaves on disk.
+        start: Where it begins.
+        environment: What else its numbers depend on.
+    """
 
     config: TrainConfig
     accelerator: Accelerator
+    parallel: Parallel
     classes: tuple[str, ...]
     recipe: ClipRecipe
     batches: GlobalBatches
@@ -42,9 +77,14 @@ class Run(NamedTuple):
     val_data: VideoDataset
     test_data: VideoDataset | None
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    model: nn.Module
+    optimizer: Any
     scheduler: Scheduler
+    ema: ModelEmaV3 | None
+    dropout: SampleDropout | None
     folder: RunFolder
+    start: Start
+    environment: dict[str, Any]
 
 
 def prepare(config: TrainConfig) -> Run:
@@ -53,12 +93,74 @@ def prepare(config: TrainConfig) -> Run:
     Raises:
         ValueError: Something does not fit.
     """
-    accelerator = _start_processes(config)
+    accelerator = start_processes(config)
     folder = RunFolder(config.output, writes=accelerator.is_main_process)
     folder.refuse_finished(config.overwrite)
     data = dataclasses.replace(config.data, decoder=resolve_decoder(config.data.decoder))
     splits = build_splits(data)
-    batches = GlobalBatches(
+    batches = _build_batches(config, splits, accelerator)
+    torch.manual_seed(config.seed)
+    network = build_model(config.model, data, len(splits.train.classes))
+    recipe = build_recipe(network, data, config.evaluation)
+    max_bad = default_max_bad(len(splits.train.samples)) if data.max_bad is None else data.max_bad
+    data = dataclasses.replace(data, num_frames=recipe.num_frames, img_size=recipe.img_size, max_bad=max_bad)
+    config = dataclasses.replace(config, data=data)
+    named = {"train": splits.train, "val": splits.val, "test": splits.test}
+    digests = {name: manifest_digest(manifest) for name, manifest in named.items() if manifest is not None}
+    start = agreed(accelerator, lambda: find_start(folder, config, digests))
+    environment = describe_environment(
+        device=accelerator.device, world_size=accelerator.num_processes, seed=config.seed, data=digests
+    )
+    notes = [describe_auto() if data.decoder == "auto" else f"videos are read by {data.decoder}"]
+
+    network = network.double() if config.precision == "fp64" else network
+    if config.grad_checkpointing:
+        network.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's
+    if config.only:
+        notes.append(train_only(network, config.only))
+    dropout = per_sample_dropout(network)
+    notes += dropout.notes if dropout is not None else ()
+    if config.compile is not None:
+        network.compile(mode=config.compile)
+    optimizer = build_optimizer(network, config.optim)
+    scheduler = build_scheduler(
+        optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=batches.steps_per_epoch
+    )
+    parallel = Parallel(accelerator)
+    # the scheduler is not prepared: accelerate would step it once for every process
+    model, prepared = parallel.prepare(network, optimizer)
+    ema = None
+    if config.ema.decay is not None:
+        ema = parallel.average(model, decay=config.ema.decay, warmup=config.ema.warmup)
+    processes = parallel.describe(batch_size=config.batch_size, accumulate=config.accumulate)
+    if start.begun is not None:
+        notes += version_notes(start.begun, environment)
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        parallel=parallel,
+        classes=splits.train.classes,
+        recipe=recipe,
+        batches=batches,
+        counts=splits.counts,
+        report=(*splits.report, *notes, processes, *start.notes),
+        train_data=build_train_dataset(splits.train, recipe, data, config.augment, seed=config.seed),
+        val_data=build_test_dataset(splits.val, recipe, data),
+        test_data=None if splits.test is None else build_test_dataset(splits.test, recipe, data),
+        network=network,
+        model=model,
+        optimizer=prepared,
+        scheduler=scheduler,
+        ema=ema,
+        dropout=dropout,
+        folder=folder,
+        start=start,
+        environment=environment,
+    )
+
+
+def _build_batches(config: TrainConfig, splits: Splits, accelerator: Accelerator) -> GlobalBatches:
+    return GlobalBatches(
         len(splits.train.samples),
         batch_size=config.batch_size,
         epochs=config.epochs,
@@ -66,40 +168,35 @@ def prepare(config: TrainConfig) -> Run:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         accumulate=config.accumulate,
-        shards=shard_numbers(splits.train, data),
-        shards_at_once=data.shards_at_once,
-    )
-    torch.manual_seed(config.seed)
-    network = build_model(config.model, data, len(splits.train.classes))
-    recipe = build_recipe(network, data, config.evaluation)
-    max_bad = default_max_bad(len(splits.train.samples)) if data.max_bad is None else data.max_bad
-    data = dataclasses.replace(data, num_frames=recipe.num_frames, img_size=recipe.img_size, max_bad=max_bad)
-    reading = describe_auto() if data.decoder == "auto" else f"videos are read by {data.decoder}"
-
-    network = network.double() if config.precision == "fp64" else network
-    optimizer = build_optimizer(network, config.optim)
-    return Run(
-        config=dataclasses.replace(config, data=data),
-        accelerator=accelerator,
-        classes=splits.train.classes,
-        recipe=recipe,
-        batches=batches,
-        counts=splits.counts,
-        report=(*splits.report, reading),
-        train_data=build_train_dataset(splits.train, recipe, data, config.augment, seed=config.seed),
-        val_data=build_test_dataset(splits.val, recipe, data),
-        test_data=None if splits.test is None else build_test_dataset(splits.test, recipe, data),
-        network=network,
-        optimizer=optimizer,
-        scheduler=build_scheduler(
-            optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=batches.steps_per_epoch
-        ),
-        folder=folder,
+        shards=shard_numbers(splits.train, config.data),
+        shards_at_once=config.data.shards_at_once,
+        repeats=config.augment.repeats,
+        drop_last=config.drop_last,
+        pairs=bool(config.augment.mixup or config.augment.cutmix),
     )
 
 
-def _start_processes(config: TrainConfig) -> Accelerator:
-    join_processes(config.world_size)
+def agreed(accelerator: Accelerator, look: Callable[[], Answer]) -> Answer:
+    """What the main process finds, in all processes: on a slow network disk they could find different things.
+
+    Raises:
+        ValueError: What ``look`` has raised in the main process.
+    """
+    found: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            found = [look()]
+        except ValueError as error:
+            found = [error]
+    (answer,) = broadcast_object_list(found)
+    if isinstance(answer, ValueError):
+        raise answer
+    return answer  # type: ignore[no-any-return]
+
+
+def start_processes(config: TrainConfig) -> Accelerator:
+    """Join the other processes; see ``join_processes``."""
+    join_processes(config.world_size, timeout=config.timeout)
     set_threads(config.threads)
     autocast = config.precision if config.precision in ("bf16", "fp16") else "no"
     return Accelerator(mixed_precision=autocast, cpu=runs_on_cpu())

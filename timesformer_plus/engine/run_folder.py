@@ -1,42 +1,33 @@
 """What a training run leaves on disk.
 
 config.yaml        every option as it was used; ``--config`` reads it back
-environment.json   versions, commit, device, processes, command
+environment.json   versions, commit, machine, processes, command, digests of the data; under "resumed" the same of
+                   every continuation, with the update it began after
 metrics.jsonl      a line for every update and every epoch
 bad_videos.csv     the videos of the training split that could not be read, if there are any
-last/ best/        checkpoints of the last finished epoch and of the best one
+status.json        running, preempted, failed or finished, and after which update
+checkpoints/       what an unfinished run goes on from; removed at the end
+last/ best/        the model after the last finished epoch and after the best one, in timm's local-dir form
+predictions/       every view's logits for the splits that were scored last, see ``predictions``
 result.json        the outcome; its presence says that the run is finished
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
+from filelock import FileLock, Timeout
 
 from timesformer_plus.engine.config import TrainConfig, dump_config
 
-PACKAGES = (
-    "timesformer-plus",
-    "torch",
-    "torchvision",
-    "timm",
-    "accelerate",
-    "numpy",
-    "safetensors",
-    "decord",
-    "av",
-    "torchcodec",
-)
+Status = Literal["running", "preempted", "failed", "finished"]
 
 
 class RunFolder:
@@ -52,11 +43,14 @@ class RunFolder:
         self.writes = writes
         self.best = path / "best"
         self.last = path / "last"
+        self.checkpoints = path / "checkpoints"
+        self.predictions = path / "predictions"
         self.result = path / "result.json"
-        self._config = path / "config.yaml"
-        self._environment = path / "environment.json"
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
         self._metrics = path / "metrics.jsonl"
         self._bad_videos = path / "bad_videos.csv"
+        self._status = path / "status.json"
 
     def refuse_finished(self, overwrite: bool) -> None:
         """Stop before any work if the folder holds a finished run.
@@ -71,18 +65,102 @@ class RunFolder:
                 f"output={self.path} holds a finished run; choose another output, or replace it with overwrite=true"
             )
 
-    def start(self, config: TrainConfig, environment: dict[str, Any]) -> None:
+    def refuse_strangers(self) -> None:
+        """Stop before any work if what a run would replace was not written by one.
+
+        Raises:
+            ValueError: There is a best/ or last/ that is no model, or something else among the checkpoints.
+        """
+        for model in (self.best, self.last):
+            if model.exists() and not (model / "config.json").is_file():
+                raise ValueError(
+                    f"{model} is not a checkpoint and will not be replaced; move it away or choose another output"
+                )
+        for path in self.checkpoints.iterdir() if self.checkpoints.is_dir() else ():
+            if not path.name.startswith(("step-", ".")):
+                raise ValueError(f"{path} was not written by a run; move it away or choose another output")
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other trainings out of the folder for the length of the block, and until this process ends.
+
+        Raises:
+            ValueError: Another training is at work in it.
+        """
+        if not self.writes:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            # the system lets go of it when the process ends, however it ends
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"another training is at work in output={self.path}; wait for it or choose another output"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, config: TrainConfig, environment: dict[str, Any]) -> None:
         """Remove what an earlier run left here, and record how this one is made."""
         if not self.writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        for file in (self.result, self._metrics, self._environment, self._bad_videos):
+        # first what makes it look finished, or as if it could be continued
+        self.result.unlink(missing_ok=True)
+        self.config.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.best, self.last):
+            if folder.exists():
+                # half of a model or of a checkpoint must not be taken for one should this be killed
+                shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}-discarded-{os.getpid()}")))
+        for file in (self._metrics, self.environment, self._bad_videos, *self.predictions.glob("*.npz")):
             file.unlink(missing_ok=True)
-        for checkpoint in (self.best, self.last):
-            if (checkpoint / "model.safetensors").is_file():
-                shutil.rmtree(checkpoint)
-        write_atomically(self._config, dump_config(config))
-        write_atomically(self._environment, json.dumps(environment, indent=2) + "\n")
+        write_atomically(self.environment, json.dumps(environment, indent=2) + "\n")
+        write_atomically(self.config, dump_config(config))
+        self.say_status("running", step=0)
+
+    def go_on(
+        self,
+        config: TrainConfig,
+        begun: dict[str, Any],
+        environment: dict[str, Any],
+        *,
+        step: int,
+        epochs: int,
+        bad_videos: int,
+    ) -> None:
+        """Take back what the earlier part of the run wrote after the checkpoint that is continued.
+
+        Args:
+            config: The run.
+            begun: environment.json as it is.
+            environment: That of the continuation.
+            step: Updates that the checkpoint has.
+            epochs: Epochs that it has finished, with their evaluation.
+            bad_videos: Rows of bad_videos.csv that it knows of.
+        """
+        if not self.writes:
+            return
+        kept = []
+        for line in self._metrics.read_text().splitlines() if self._metrics.is_file() else ():
+            with contextlib.suppress(ValueError):  # the last line of a killed process may be half there
+                entry = json.loads(line)
+                if entry["epoch"] < epochs if entry["event"] == "epoch" else entry.get("step", 0) <= step:
+                    kept.append(line)
+        write_atomically(self._metrics, "".join(f"{line}\n" for line in kept))
+        if self._bad_videos.is_file():
+            with self._bad_videos.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.reader(file))[: bad_videos + 1]
+            self._bad_videos.unlink()
+            for row in rows[1:]:
+                self.bad_video(*row)
+        resumed = [*begun.get("resumed", ()), {"step": step, **environment}]
+        write_atomically(self.environment, json.dumps({**begun, "resumed": resumed}, indent=2) + "\n")
+        write_atomically(self.config, dump_config(config))
+        self.say_status("running", step=step)
 
     def log(self, event: str, **values: Any) -> None:
         """Append a line to metrics.jsonl."""
@@ -98,10 +176,17 @@ class RunFolder:
         with self._bad_videos.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("path", "kind", "reason")] * is_new + [(name, kind, reason)])
 
+    def say_status(self, status: Status, *, step: int, **more: Any) -> None:
+        """Write status.json."""
+        if self.writes:
+            write_atomically(self._status, json.dumps({"status": status, "step": step, **more}, indent=2) + "\n")
+
     def finish(self, result: dict[str, Any]) -> None:
-        """Write result.json, the last act of a run."""
+        """Write result.json, and remove what only an unfinished run needs."""
         if self.writes:
             write_atomically(self.result, json.dumps(result, indent=2) + "\n")
+            self.say_status("finished", step=result["steps"])
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -112,46 +197,3 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     staged.replace(path)
-
-
-def describe_environment(*, device: torch.device, world_size: int, seed: int) -> dict[str, Any]:
-    """What else a number depends on: versions, commit, machine, processes, seed, command."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {package: _version(package) for package in PACKAGES},
-        "git": git_state(),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type} ({os.cpu_count()} cores)",
-        "cuda": torch.version.cuda,
-        "threads": torch.get_num_threads(),
-        "world_size": world_size,
-        "seed": seed,
-        "command": sys.argv,
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit of this package's source and whether files differ from it; ``None`` outside a repository."""
-
-    def git(*words: str) -> str:
-        answer = subprocess.run(["git", *words], cwd=Path(__file__).parent, check=True, capture_output=True, text=True)
-        return answer.stdout.strip()
-
-    try:
-        # an installed package may lie inside somebody else's repository (.venv): only a tracked file has its commit
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.CalledProcessError):
-        return None

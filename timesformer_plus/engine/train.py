@@ -2,128 +2,313 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from torch import nn
 
 from timesformer_plus.data.dataset import VideoDataset
 from timesformer_plus.data.decoders import DecodeError
 from timesformer_plus.engine.bad_videos import BadVideosError
 from timesformer_plus.engine.build_data import build_normalize
-from timesformer_plus.engine.checkpoint import load_weights, save_checkpoint
+from timesformer_plus.engine.checkpoint import CONFIG_FILE, TRAINING_KEY, load_weights, save_checkpoint
 from timesformer_plus.engine.config import TrainConfig, parse_train_config
 from timesformer_plus.engine.display import Display
-from timesformer_plus.engine.evaluate import Evaluation, evaluate
-from timesformer_plus.engine.interrupt import Interrupt, interrupts
-from timesformer_plus.engine.metrics import Metrics, better
-from timesformer_plus.engine.run import Run, prepare
-from timesformer_plus.engine.run_folder import describe_environment
-from timesformer_plus.engine.trainer import NonFiniteError, Trainer
+from timesformer_plus.engine.evaluate import Evaluation, Interrupted, evaluate
+from timesformer_plus.engine.interrupt import Interrupt, exit_code, interrupts
+from timesformer_plus.engine.memory import MemoryShortageError, memory_advice
+from timesformer_plus.engine.reading_workers import WorkerError
+from timesformer_plus.engine.run import Run, agreed, prepare
+from timesformer_plus.engine.run_state import Progress, load_run, save_run
+from timesformer_plus.engine.trackers import Trackers
+from timesformer_plus.engine.trainer import NonFiniteError, Trainer, count_parameters
+from timesformer_plus.engine.watch import PeerFailedError, Watch
+
+
+class Preempted(Exception):  # noqa: N818  # no error: the run can go on
+    """A run was told to stop, and has left a checkpoint.
+
+    Args:
+        signal: Number of the signal.
+        text: What was kept.
+    """
+
+    def __init__(self, signal: int, text: str) -> None:
+        super().__init__(text)
+        self.signal = signal
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
     """Train, select the best epoch on the validation split, and score it on the test split.
+
+    A run that was stopped or killed goes on where its newest checkpoint is, bitwise as if nothing had happened.
 
     Args:
         config: The run. Its ``output`` is filled as ``run_folder`` describes.
 
     Returns:
         What result.json holds: ``status``, ``val`` and ``test`` metrics of the best epoch (see ``metrics.score``),
-        ``best_epoch``, ``params``, ``steps``, ``train_seconds`` and ``train_clips_per_second`` (without evaluation).
+        ``best_epoch``, ``params``, ``steps``, ``train_seconds`` and ``train_clips_per_second`` (without evaluation),
+        ``protocol`` (how many views a video was scored with, and how), what became of the ``videos`` of every split,
+        and ``unreadable`` ones by name.
 
     Raises:
         ValueError: Something does not fit; found before the first update.
-        DecodeError: A video of the validation or the test split cannot be read; or hardly any of the training split.
+        DecodeError: Hardly any video of the training split can be read.
         BadVideosError: More videos of the training split than `data.max_bad` cannot be read.
         NonFiniteError: The loss or the gradient is not finite; the weights are as before that update.
+        OSError: The disk is full, say; the checkpoints that were there are as they were.
+        WorkerError: A process that reads videos was killed, or hangs.
+        MemoryShortageError: Memory has run out.
+        PeerFailedError: Another process has failed; the message is about that one.
+        Preempted: Told to stop by SIGINT, SIGTERM or SIGUSR1.
     """
-    run = prepare(config)
-    steps = config.epochs * run.batches.steps_per_epoch
-    try:
-        with Display(enabled=config.progress and run.folder.writes, steps=steps) as display, interrupts() as interrupt:
-            return _fit(run, display, interrupt)
-    except KeyboardInterrupt:
-        if run.folder.writes:
-            kept = run.folder.last.exists()
-            what = (
-                f"{run.folder.last} holds the last finished epoch" if kept else "no epoch was finished, nothing is kept"
+    with interrupts() as interrupt:
+        run = prepare(config)
+        with run.folder.held():
+            training = _Training(run, interrupt)
+            try:
+                with training.watch, training.memory_advice():
+                    return training.run_to_end()
+            except Preempted:
+                raise
+            except BaseException as error:
+                training.failed(str(error) or type(error).__name__)
+                raise
+
+
+class _Training:
+    """A run at work."""
+
+    def __init__(self, run: Run, interrupt: Interrupt) -> None:
+        self.run, self.interrupt = run, interrupt
+        self.watch = Watch(run.config.timeout, interrupt=interrupt, expected=(Preempted,), on_end=self.failed)
+        config, batches = run.config, run.batches
+        self.display = Display(
+            enabled=config.progress and run.folder.writes, steps=config.epochs * batches.steps_per_epoch
+        )
+        self.trackers = Trackers(config.trackers, run.folder.path, config)
+        self.trainer = Trainer(
+            run,
+            display=self.display,
+            watch=self.watch,
+            stop_requested=lambda: interrupt.requested,
+            on_update=self._track,
+        )
+        self.progress = Progress()
+        self._saved = (-1, -1)
+
+    def run_to_end(self) -> dict[str, Any]:
+        self._begin()
+        try:
+            with self.display:
+                self._restore_models()
+                while self.progress.epochs < self.run.config.epochs:
+                    self._epoch()
+                result = self._result()
+        except (Interrupted, Preempted):
+            raise self._preempted() from None
+        finally:
+            self.trackers.finish()
+        self.run.folder.finish(result)
+        self.display.result(result)
+        return result
+
+    def memory_advice(self) -> contextlib.AbstractContextManager[None]:
+        """Say what to change where memory runs out."""
+        config = self.run.config
+        return memory_advice(
+            batch_size=config.batch_size,
+            accumulate=config.accumulate,
+            world_size=self.run.accelerator.num_processes,
+            grad_checkpointing=config.grad_checkpointing,
+        )
+
+    def failed(self, reason: str) -> None:
+        """Note why the run has ended too early."""
+        self.run.folder.say_status("failed", step=self.trainer.step, reason=reason)
+
+    def _begin(self) -> None:
+        run, folder = self.run, self.run.folder
+        if run.start.begun is None:
+            folder.begin(run.config, run.environment)
+        else:
+            if run.start.checkpoint is not None:
+                self.progress = load_run(run, self.trainer, run.start.checkpoint)
+                self._saved = (self.trainer.step, self.progress.epochs)
+            folder.go_on(
+                run.config,
+                run.start.begun,
+                run.environment,
+                step=self.trainer.step,
+                epochs=self.progress.epochs,
+                bad_videos=self.trainer.bad.known,
             )
-            print(f"interrupted: {what}", file=sys.stderr)
-        raise
+            self.display.resume(self.trainer.step)
+            self.display.say(f"going on after update {self.trainer.step}")
+        self.trackers.start(self.trainer.step)
+        folder.log("data", report=run.report)
+        for line in (*run.report, *self.trackers.notes):
+            self.display.say(line)
 
+    def _epoch(self) -> None:
+        """Train until the end of the epoch under way, and close it."""
+        run, trainer, every = self.run, self.trainer, self.run.config.checkpoint.every
+        last = (self.progress.epochs + 1) * run.batches.steps_per_epoch
+        for step in trainer.updates(last):
+            if every and step % every == 0 and step < last and not trainer.stopping:
+                self._save()
+        if trainer.stopping:
+            raise Preempted(self.interrupt.signal, "")
+        self._close_epoch()
 
-def _fit(run: Run, display: Display, interrupt: Interrupt) -> dict[str, Any]:
-    config, accelerator, folder = run.config, run.accelerator, run.folder
-    folder.start(
-        config,
-        describe_environment(device=accelerator.device, world_size=accelerator.num_processes, seed=config.seed),
-    )
-    folder.log("data", report=run.report)
-    for line in run.report:
-        display.say(line)
-    # the scheduler is not prepared: accelerate would step it once for every process
-    model, optimizer = accelerator.prepare(run.network, run.optimizer)
-    trainer = Trainer(run, model, optimizer, run.scheduler, display, interrupt)
-    best: Metrics | None = None
-    best_epoch = -1
-    short = {}
-    seconds = 0.0
-    for epoch in range(config.epochs):
-        stats = trainer.epoch(epoch)
-        short["train"] = stats.short_videos
-        seconds += stats.seconds
-        _save(run, "last")
+    def _close_epoch(self) -> None:
+        run, progress, stats = self.run, self.progress, self.trainer.stats
+        epoch = progress.epochs
         val = None
-        if _is_due(epoch, config):
-            val, short["val"] = _evaluate(run, run.val_data, display, "val")
-            if better(val, best):
-                best, best_epoch = val, epoch
-                _save(run, "best")
-        speed = run.batches.steps_per_epoch * config.batch_size / stats.seconds
-        step = (epoch + 1) * run.batches.steps_per_epoch
-        folder.log(
-            "epoch",
-            epoch=epoch,
-            step=step,
-            loss=stats.loss,
-            lr=stats.lr,
-            clips_per_second=speed,
-            bad_videos=stats.bad_videos,
-            short_videos=stats.short_videos,
-            val=val,
+        if _is_due(epoch, run.config):
+            val = self._evaluate(run.val_data, "val").metrics
+            progress.judge(epoch, val)
+        progress.epochs += 1
+        progress.seconds += stats.seconds
+        progress.clips += stats.clips
+        progress.short["train"] = stats.short_videos
+        numbers: dict[str, Any] = {
+            "loss": stats.loss / run.batches.steps_per_epoch,
+            "clips_per_second": stats.clips / stats.seconds,
+            "data_wait": stats.waited / stats.seconds,
+            "bad_videos": self.trainer.bad.of_epoch,
+            "short_videos": stats.short_videos,
+            "val": val,
+        }
+        run.folder.log("epoch", epoch=epoch, step=self.trainer.step, **numbers)
+        self.display.epoch(epoch, **numbers)
+        self.trackers.log(
+            {"val": val or {}, "epoch": {k: v for k, v in numbers.items() if k != "val"}}, self.trainer.step
         )
-        display.epoch(
-            epoch,
-            loss=stats.loss,
-            clips_per_second=speed,
-            val=val,
-            bad_videos=stats.bad_videos,
-            short_videos=stats.short_videos,
+        # the checkpoint first: the models in timm's form can be written again from it
+        self._save()
+        self._export("last")
+        if progress.best_epoch == epoch:
+            self._export("best")
+
+    def _restore_models(self) -> None:
+        """Write what a process that was killed between a checkpoint and these had no time for."""
+        epoch = self.progress.epochs - 1
+        if epoch < 0 or self.trainer.step != self.progress.epochs * self.run.batches.steps_per_epoch:
+            return
+        if _epoch_of(self.run.folder.last) != epoch:
+            self._export("last")
+        if self.progress.best_epoch == epoch and _epoch_of(self.run.folder.best) != epoch:
+            self._export("best")
+
+    def _result(self) -> dict[str, Any]:
+        run, progress = self.run, self.progress
+        if agreed(run.accelerator, lambda: _epoch_of(run.folder.best)) != progress.best_epoch:
+            raise ValueError(
+                f"{run.folder.best} is not the model of the best epoch, {progress.best_epoch + 1}, any more: an older "
+                "checkpoint was gone on from, on other machines; begin again with overwrite=true"
+            )
+        test = None
+        if run.test_data is not None:
+            network = self._scored()
+            load_weights(run.folder.best, network)
+            test = self._evaluate(run.test_data, "test", network).metrics
+        return {
+            "status": "finished",
+            "val": progress.best,
+            "test": test,
+            "best_epoch": progress.best_epoch,
+            "protocol": run.recipe.protocol.as_dict(),
+            "params": count_parameters(run.network),
+            "train_seconds": progress.seconds,
+            "train_clips_per_second": progress.clips / progress.seconds,
+            "steps": self.trainer.step,
+            "videos": {
+                name: {**dataclasses.asdict(counts), "short": progress.short[name]}
+                for name, counts in run.counts.items()
+            },
+            "unreadable": progress.unreadable,
+            "bad_videos": dict(self.trainer.bad.kinds),
+        }
+
+    def _evaluate(self, dataset: VideoDataset, split: str, network: nn.Module | None = None) -> Evaluation:
+        run = self.run
+        with self.display.evaluating(split):
+            evaluation = evaluate(
+                self._scored() if network is None else network,
+                dataset,
+                build_normalize(run.recipe),
+                protocol=run.recipe.protocol,
+                batch_size=run.config.evaluation.batch_size or run.batches.micro_size,
+                num_workers=run.config.data.num_workers,
+                timeout=run.config.timeout,
+                on_batch=lambda _: self.watch.at(f"scoring {split}", step=self.trainer.step),
+                requested=lambda: self.interrupt.requested,
+                predictions=run.folder.predictions / f"{split}.npz",
+            )
+        self.progress.short[split] = evaluation.short_videos
+        self.progress.unreadable[split] = evaluation.unreadable
+        return evaluation
+
+    def _scored(self) -> nn.Module:
+        """The network that is scored and exported: the average where there is one. Sharded, a whole copy of it."""
+        run = self.run
+        return run.parallel.plain(run.model if run.ema is None else run.ema.module)
+
+    def _save(self) -> None:
+        point = (self.trainer.step, self.progress.epochs)
+        # once a run is over, its network holds the best weights, not the last
+        if point != self._saved:
+            self.watch.at("writing a checkpoint", step=self.trainer.step)
+            save_run(self.run, self.trainer, self.progress)
+            self._saved = point
+
+    def _export(self, name: str) -> None:
+        run, network = self.run, self._scored()
+        if run.folder.writes:
+            training = {
+                "epoch": self.progress.epochs - 1,
+                "step": self.trainer.step,
+                "ema": run.ema is not None,
+                "val": self.progress.best if name == "best" else None,
+            }
+            save_checkpoint(run.folder.path / name, network, classes=run.classes, recipe=run.recipe, extra=training)
+
+    def _track(self, numbers: dict[str, float]) -> None:
+        self.trackers.log({"train": numbers}, self.trainer.step)
+
+    def _preempted(self) -> Preempted:
+        """Leave a checkpoint and say so; all processes come here together."""
+        with self.interrupt.finishing():
+            self._save()
+            self.run.accelerator.wait_for_everyone()
+        step = self.trainer.step
+        self.run.folder.say_status("preempted", step=step, signal=self.interrupt.signal)
+        return Preempted(
+            self.interrupt.signal,
+            f"stopped after update {step}, which {self.run.folder.checkpoints} holds; the same command goes on from there",
         )
-    accelerator.wait_for_everyone()
-    load_weights(folder.best, run.network)
-    steps = config.epochs * run.batches.steps_per_epoch
-    test = None
-    if run.test_data is not None:
-        test, short["test"] = _evaluate(run, run.test_data, display, "test")
-    result = {
-        "status": "finished",
-        "val": best,
-        "test": test,
-        "best_epoch": best_epoch,
-        "params": sum(parameter.numel() for parameter in run.network.parameters()),
-        "train_seconds": seconds,
-        "train_clips_per_second": steps * config.batch_size / seconds,
-        "steps": steps,
-        "videos": {name: {**dataclasses.asdict(counts), "short": short[name]} for name, counts in run.counts.items()},
-        "bad_videos": dict(trainer.bad.kinds),
-    }
-    folder.finish(result)
-    display.result(result)
-    return result
+
+
+# errors that are told in one line, without a traceback
+EXPECTED = (
+    ValueError,
+    ImportError,
+    OSError,
+    DecodeError,
+    BadVideosError,
+    NonFiniteError,
+    WorkerError,
+    MemoryShortageError,
+    PeerFailedError,
+)
 
 
 def _is_due(epoch: int, config: TrainConfig) -> bool:
@@ -131,21 +316,11 @@ def _is_due(epoch: int, config: TrainConfig) -> bool:
     return last or (config.evaluation.every > 0 and (epoch + 1) % config.evaluation.every == 0)
 
 
-def _evaluate(run: Run, dataset: VideoDataset, display: Display, split: str) -> Evaluation:
-    batch_size = run.config.evaluation.batch_size or run.batches.micro_size
-    with display.evaluating(split):
-        return evaluate(
-            run.network,
-            dataset,
-            build_normalize(run.recipe),
-            batch_size=batch_size,
-            num_workers=run.config.data.num_workers,
-        )
-
-
-def _save(run: Run, name: str) -> None:
-    if run.folder.writes:
-        save_checkpoint(run.folder.path / name, run.network, classes=run.classes, recipe=run.recipe)
+def _epoch_of(model: Path) -> int | None:
+    """Which epoch's model a folder holds."""
+    path = model / CONFIG_FILE
+    epoch: int | None = json.loads(path.read_text())[TRAINING_KEY]["epoch"] if path.is_file() else None
+    return epoch
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -153,9 +328,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse_train_config(argv)
     try:
         train(config)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (ValueError, ImportError, OSError, DecodeError, BadVideosError, NonFiniteError) as error:
+    except Preempted as stop:
+        if PartialState().is_main_process:
+            sys.stderr.write(f"{stop}\n")
+        sys.exit(128 + stop.signal)
+    except KeyboardInterrupt as stop:
+        sys.exit(exit_code(stop))
+    except EXPECTED as error:
         # one write a line: the processes share a terminal
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)

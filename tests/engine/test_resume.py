@@ -1,0 +1,307 @@
+"""A run that was stopped or killed and taken up again is the run that was not."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import TINY, finish, start, tiny_run
+
+from timesformer_plus.engine.checkpoint import load_checkpoint
+from timesformer_plus.engine.config import CheckpointConfig, EmaConfig, EvaluationConfig, OptimConfig
+from timesformer_plus.engine.data_config import AugmentConfig
+from timesformer_plus.engine.display import Display
+from timesformer_plus.engine.resume import differences
+from timesformer_plus.engine.train import Preempted, train
+from timesformer_plus.engine.trainer import Trainer
+
+STOPS = Path(__file__).with_name("stop_at.py")
+TIMES = ("train_seconds", "train_clips_per_second", "clips_per_second", "data_wait")
+
+
+def full_run(output, root, **changes):
+    """Three epochs of two updates, of 8 and of what is left, with everything on that is random or keeps a state."""
+    model = replace(TINY, args={**TINY.args, "drop_path_rate": 0.2, "proj_drop_rate": 0.1, "attn_drop_rate": 0.1})
+    config = tiny_run(
+        output,
+        root,
+        model=model,
+        epochs=3,
+        batch_size=8,
+        accumulate=2,
+        drop_last=False,
+        clip_grad=1.0,
+        label_smoothing=0.1,
+        optim=OptimConfig(lr=2e-3, layer_decay=0.8),
+        ema=EmaConfig(decay=0.9, warmup=True),
+        augment=AugmentConfig(
+            hflip=0.5, scale=(0.5, 1.0), rand_augment="m9-n2", erasing=0.5, mixup=0.8, cutmix=1.0, repeats=1
+        ),
+        evaluation=EvaluationConfig(num_clips=1),
+        data={"train": "eleven.csv", "allow_leaks": True},
+    )
+    data = replace(config.data, **changes.pop("data", {}))
+    return replace(config, data=data, **changes)
+
+
+@pytest.fixture(scope="module")
+def eleven(direction):
+    """The direction task with a training split of eleven: the last batch of an epoch holds three."""
+    lines = (direction / "train.csv").read_text().splitlines()[:12]
+    header, *rows = [",".join(line.split(",")[:2]) for line in lines]
+    (direction / "eleven.csv").write_text("\n".join([header, *rows]) + "\n")
+    return direction
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(eleven, tmp_path_factory):
+    config = full_run(tmp_path_factory.mktemp("uninterrupted") / "run", eleven)
+    train(config)
+    return config
+
+
+def lines(folder):
+    """metrics.jsonl without what is measured by the clock."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in found if line["event"] != "data"]
+
+
+def result(folder):
+    return {k: v for k, v in json.loads((folder / "result.json").read_text()).items() if k not in TIMES}
+
+
+def assert_same_run(folder, reference):
+    """Bitwise: every loss, rate and norm, every score, every weight, every logit."""
+    assert lines(folder) == lines(reference)
+    assert result(folder) == result(reference)
+    for name in ("best", "last"):
+        ours, theirs = (load_file(run / name / "model.safetensors") for run in (folder, reference))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+    for split in ("val", "test"):
+        ours, theirs = (run / "predictions" / f"{split}.npz" for run in (folder, reference))
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert not (folder / "checkpoints").exists()
+
+
+def stop_during(monkeypatch, update):
+    """Have a SIGTERM arrive in the middle of an update."""
+    before = Trainer._clips
+
+    def clips(self):
+        if self.step == update - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return before(self)
+
+    monkeypatch.setattr(Trainer, "_clips", clips)
+
+
+def stopped(config, monkeypatch, update):
+    with monkeypatch.context() as patch:
+        stop_during(patch, update)
+        with pytest.raises(Preempted, match=f"stopped after update {update}, ") as stop:
+            train(config)
+    assert stop.value.signal == signal.SIGTERM
+    assert json.loads((config.output / "status.json").read_text()) == {
+        "status": "preempted", "step": update, "signal": signal.SIGTERM
+    }  # fmt: skip
+    return config
+
+
+@pytest.mark.parametrize("update", [1, 4])
+def test_stopped_run_goes_on_bitwise(update, uninterrupted, tmp_path, monkeypatch):
+    # in the middle of an epoch, and at its end, before its evaluation
+    config = stopped(replace(uninterrupted, output=tmp_path / "run"), monkeypatch, update)
+    assert not (config.output / "result.json").exists()
+    train(config)
+    assert_same_run(config.output, uninterrupted.output)
+    (again,) = json.loads((config.output / "environment.json").read_text())["resumed"]
+    assert again["step"] == update
+
+
+@pytest.mark.parametrize(("split", "update"), [("val", 2), ("test", 6)])
+def test_stopped_in_an_evaluation(split, update, uninterrupted, tmp_path, monkeypatch):
+    config = replace(uninterrupted, output=tmp_path / "run")
+    seen = Display.evaluating
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Display,
+            "evaluating",
+            lambda self, name: (name == split and signal.raise_signal(signal.SIGTERM), seen(self, name))[1],
+        )
+        with pytest.raises(Preempted, match=f"stopped after update {update}, "):
+            train(config)
+    train(config)
+    assert_same_run(config.output, uninterrupted.output)
+
+
+def test_workers_change_nothing(uninterrupted, tmp_path, monkeypatch):
+    data = replace(uninterrupted.data, num_workers=2)
+    config = stopped(replace(uninterrupted, output=tmp_path / "run", data=data), monkeypatch, 3)
+    train(replace(config, data=uninterrupted.data))
+    assert_same_run(config.output, uninterrupted.output)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_processes_stop_together_and_go_on_bitwise(rank, eleven, tmp_path, monkeypatch):
+    # float64 and another number of processes: the run of one process to 1e-12, and bitwise its own
+    whole = full_run(tmp_path / "whole", eleven, world_size=2, precision="fp64")
+    code, text = finish(start(whole, processes=2))
+    assert code == 0, text
+    config = replace(whole, output=tmp_path / "run", data=replace(whole.data, num_workers=rank))
+    monkeypatch.setenv("STOP_AT", "3")
+    monkeypatch.setenv("STOP_RANK", str(rank))
+    code, text = finish(start(config, processes=2, script=STOPS))
+    assert code != 0
+    assert text.count("stopped after update 3, which ") == 1, text
+    assert json.loads((config.output / "status.json").read_text())["status"] == "preempted"
+    assert [path.name for path in sorted((config.output / "checkpoints").glob("step-*"))][-1] == "step-00000003"
+    shutil.copytree(config.output, tmp_path / "alone")
+    code, text = finish(start(config, processes=2))
+    assert code == 0, text
+    assert_same_run(config.output, whole.output)
+    # and by one process, with the micro-batches of two
+    alone = replace(config, output=tmp_path / "alone", world_size=1, accumulate=1)
+    train(alone)
+    for ours, theirs in zip(steps(alone.output), steps(whole.output), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-12, abs=1e-12)
+    notes = [note for line in data_lines(alone.output) for note in line["report"]]
+    assert "world_size was 2, now 1: the same run up to rounding, not bitwise" in notes
+
+
+def steps(folder):
+    return [line for line in lines(folder) if line["event"] == "step"]
+
+
+def data_lines(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if line["event"] == "data"]
+
+
+def test_a_run_of_something_else_is_not_gone_on_with(uninterrupted, eleven, tmp_path, monkeypatch):
+    config = stopped(replace(uninterrupted, output=tmp_path / "run"), monkeypatch, 3)
+    before = {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
+    other = replace(config, batch_size=4, accumulate=1, optim=replace(config.optim, lr=1e-3))
+    with pytest.raises(ValueError, match=r"another configuration: batch_size 8, now 4; optim.lr 0.002, now 0.001. Go"):
+        train(other)
+    with pytest.raises(ValueError, match=r"holds an unfinished run; go on with it \(resume=true\), choose"):
+        train(replace(config, resume=False))
+    data = replace(config.data, train="ten.csv")
+    (eleven / "ten.csv").write_text("".join((eleven / "eleven.csv").read_text().splitlines(keepends=True)[:11]))
+    with pytest.raises(ValueError, match=r"unfinished run whose videos or labels were others \(train\); give it"):
+        train(replace(config, data=data))
+    assert {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()} == before
+    # what has no say in the numbers may change: it is the same run
+    train(replace(config, threads=1, timeout=60.0, checkpoint=CheckpointConfig(every=1, keep=1)))
+    assert_same_run(config.output, uninterrupted.output)
+
+
+def test_overwrite_begins_anew(uninterrupted, tmp_path, monkeypatch):
+    config = stopped(replace(uninterrupted, output=tmp_path / "run", seed=1), monkeypatch, 3)
+    train(replace(uninterrupted, output=config.output, overwrite=True))
+    assert_same_run(config.output, uninterrupted.output)
+    assert "resumed" not in json.loads((config.output / "environment.json").read_text())
+
+
+def test_damaged_checkpoint_is_named_and_the_one_before_is_taken(uninterrupted, tmp_path, monkeypatch):
+    config = replace(uninterrupted, output=tmp_path / "run", checkpoint=CheckpointConfig(every=1, keep=2))
+    stopped(config, monkeypatch, 4)
+    older, newer = sorted((config.output / "checkpoints").glob("step-*"))
+    (newer / "model.safetensors").write_bytes((newer / "model.safetensors").read_bytes()[:-1])
+    shutil.copytree(config.output, tmp_path / "both")
+    train(config)
+    assert_same_run(config.output, uninterrupted.output)
+    (note,) = [n for line in data_lines(config.output) for n in line["report"] if n.startswith("passed over: ")]
+    assert f"{newer.name}" in note
+    assert "model.safetensors" in note
+    other = replace(config, output=tmp_path / "both")
+    (other.output / "checkpoints" / older.name / "state.json").unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint of it is whole \(.*step-.*step-.*begin again with"):
+        train(other)
+
+
+def test_two_trainings_do_not_share_a_folder(uninterrupted, tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "run").mkdir()
+    with (
+        FileLock(tmp_path / "run" / ".lock"),
+        pytest.raises(ValueError, match="another training is at work in output="),
+    ):
+        train(replace(uninterrupted, output=tmp_path / "run"))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}
+
+
+def test_differences_know_defaults_and_what_is_free():
+    assert differences({"optim": {"lr": 0.1, "args": {}}}, {"optim": {"lr": 0.1, "args": {"eps": 1}}}) == [
+        "optim.args.eps None, now 1"
+    ]
+    assert differences({}, {"drop_last": True, "world_size": 4, "data": {"num_workers": 3}}) == []
+    assert differences({}, {"drop_last": False}) == ["drop_last True, now False"]
+
+
+def killed_at_random(config, times, chance):
+    """Start a run ``times`` times and kill -9 it at a random moment each; returns how many kills hit."""
+    context = multiprocessing.get_context("fork")
+    hits = 0
+    for _ in range(times):
+        process = context.Process(target=train, args=(config,))
+        process.start()
+        time.sleep(chance.uniform(0.05, 1.2))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            hits += 1
+        process.join()
+        if (config.output / "result.json").exists():
+            break
+        for model in ("best", "last"):
+            if (config.output / model).exists():
+                load_checkpoint(config.output / model)
+    return hits
+
+
+@pytest.mark.parametrize("times", [8, pytest.param(200, marks=pytest.mark.slow)])
+def test_kill_9_at_random_moments(times, eleven, tmp_path):
+    # a checkpoint at every update: the writer is where a good part of the kills fall
+    config = full_run(tmp_path / "killed", eleven, epochs=8 if times < 100 else 100)
+    config = replace(config, checkpoint=CheckpointConfig(every=1, keep=2))
+    assert killed_at_random(config, times, random.Random(0)) >= times // 2
+    train(replace(config, overwrite=(config.output / "result.json").exists()))
+    whole = replace(config, output=tmp_path / "whole")
+    train(whole)
+    assert_same_run(config.output, whole.output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("update", range(2, 7))
+def test_every_update_of_one_process(update, workers, uninterrupted, tmp_path, monkeypatch):
+    data = replace(uninterrupted.data, num_workers=workers)
+    config = stopped(replace(uninterrupted, output=tmp_path / "run", data=data), monkeypatch, update)
+    train(config)
+    assert_same_run(config.output, uninterrupted.output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_update_of_two_processes(workers, eleven, tmp_path, monkeypatch):
+    whole = full_run(tmp_path / "whole", eleven, world_size=2)
+    code, text = finish(start(whole, processes=2))
+    assert code == 0, text
+    for update in range(2, 7):
+        data = replace(whole.data, num_workers=workers)
+        config = replace(whole, output=tmp_path / f"run-{update}", data=data)
+        monkeypatch.setenv("STOP_AT", str(update))
+        code, text = finish(start(config, processes=2, script=STOPS))
+        assert f"stopped after update {update}, which " in text, text
+        code, text = finish(start(config, processes=2))
+        assert code == 0, text
+        assert_same_run(config.output, whole.output)
