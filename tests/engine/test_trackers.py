@@ -142,7 +142,7 @@ def test_wandb_goes_on_under_the_same_id(recorder, tmp_path, monkeypatch):
     assert other.where == "thesis"
     assert made.config["model"]["args"] == {"depth": 3}
     assert made.config["output"] == str(tmp_path / "mine")
-    assert resumed.config is None
+    assert resumed.config == made.config
 
 
 def test_wandb_is_not_told_again_what_it_knows(recorder, tmp_path):

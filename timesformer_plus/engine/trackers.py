@@ -99,8 +99,8 @@ class Trackers:
 
         Args:
             step: Updates done: 0 for a run that begins, whose curves replace those of an earlier run in the folder.
-                TensorBoard hides what a resumed run had logged after that update; the others keep the first value of
-                an update, which is the same.
+                What a resumed run had logged after that update is hidden by TensorBoard, kept by Weights & Biases, and
+                twice the same in Trackio.
 
         Raises:
             ValueError: A tracker does not start; its own words are quoted.
@@ -111,7 +111,7 @@ class Trackers:
             try:
                 tracker = LOGGER_TYPE_TO_CLASS[name](where, **arguments)
                 tracker.start()
-                if step == 0:
+                if step == 0 or name != "tensorboard":  # a resumed run of trackio loses what it is not told again
                     self._show_config(name, tracker)
             except Exception as error:  # whatever they raise: of a service, a network, a database
                 reason = " ".join(str(error).split()) or type(error).__name__
