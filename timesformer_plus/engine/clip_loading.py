@@ -6,17 +6,26 @@ read comes out of the worker as data, like the clips; and it does not end the re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import functools
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from timesformer_plus.data.dataset import Clip
 from timesformer_plus.data.decoders import DecodeError
+from timesformer_plus.data.manifests import Manifest
 from timesformer_plus.engine.batches import Key
+from timesformer_plus.engine.reading_workers import NowReading, WorkerError, describe_end, mind_parent, start_workers
 
 # files that an error names
 NAMED = 10
+# seconds between two looks at whether the workers are there
+PERIOD = 1.0
 
 
 class UnreadableVideosError(DecodeError):
@@ -70,14 +79,16 @@ class Batch(NamedTuple):
 class _Outcomes(Dataset[Clip | Unread]):
     """A data set that returns what the one it stands for raises."""
 
-    def __init__(self, dataset: Dataset[Clip]) -> None:
+    def __init__(self, dataset: Dataset[Clip], now: NowReading) -> None:
         self._dataset = dataset
+        self._now = now
 
     def __getitem__(self, key: Key) -> Clip | Unread:
-        try:
-            return self._dataset[key]
-        except (DecodeError, OSError) as error:
-            return Unread(key, error)
+        with self._now.of(key):
+            try:
+                return self._dataset[key]
+            except (DecodeError, OSError) as error:
+                return Unread(key, error)
 
 
 def _collate(outcomes: Sequence[Clip | Unread]) -> Batch:
@@ -87,7 +98,12 @@ def _collate(outcomes: Sequence[Clip | Unread]) -> Batch:
 
 
 def read_batches(
-    dataset: Dataset[Clip], batches: Sampler[list[Key]], *, num_workers: int = 0, pin_memory: bool = False
+    dataset: Dataset[Clip],
+    batches: Sampler[list[Key]],
+    *,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    timeout: float = 0.0,
 ) -> Iterator[Batch]:
     """Read batches of clips, with those that cannot be read beside them.
 
@@ -96,22 +112,115 @@ def read_batches(
         batches: The keys of every batch.
         num_workers: Processes that read ahead; 0 reads in this one.
         pin_memory: Put the clips where a GPU fetches them from faster.
+        timeout: Seconds that workers may take until the next batch is there; 0 waits for ever, as does reading in this
+            process.
 
     Yields:
         A batch for every item of ``batches``, in their order.
+
+    Raises:
+        WorkerError: A worker was killed, or hangs.
     """
-    loader: DataLoader[Clip | Unread] = DataLoader(
-        _Outcomes(dataset),
-        batch_sampler=batches,
-        collate_fn=_collate,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-    )
-    yield from loader
+    if num_workers:
+        yield from _ReadingAhead(dataset, batches, num_workers, pin_memory, timeout)
+    else:
+        outcomes = _Outcomes(dataset, NowReading(0))
+        yield from DataLoader(outcomes, batch_sampler=batches, collate_fn=_collate, pin_memory=pin_memory)
+
+
+class _ReadingAhead:
+    """Batches that workers read, with an eye on the workers."""
+
+    def __init__(
+        self, dataset: Dataset[Clip], batches: Sampler[list[Key]], num_workers: int, pin_memory: bool, timeout: float
+    ) -> None:
+        self._dataset = dataset
+        self._batches = batches
+        self._timeout = timeout
+        self._given: deque[list[Key]] = deque()
+        self._now = NowReading(num_workers)
+        self._loader: DataLoader[Clip | Unread] = DataLoader(
+            _Outcomes(dataset, self._now),
+            batch_sampler=_Calls(self._give),
+            collate_fn=_collate,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            timeout=PERIOD,
+            worker_init_fn=functools.partial(mind_parent, parent=os.getpid()),
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        arriving, workers = start_workers(self._loader)
+        while (batch := self._next(arriving, workers)) is not None:
+            self._given.popleft()
+            yield batch
+
+    def _give(self) -> Iterator[list[Key]]:
+        for keys in self._batches:
+            self._given.append(keys)
+            yield keys
+
+    def _next(self, arriving: Iterator[Batch], workers: Sequence[BaseProcess]) -> Batch | None:
+        """The next batch; ``None`` after the last."""
+        since = time.monotonic()
+        while True:
+            try:
+                return next(arriving, None)
+            except RuntimeError as error:
+                dead = [worker for worker in workers if worker.exitcode is not None]
+                if dead and "exited unexpectedly" in str(error):
+                    raise self._has_ended(dead[0]) from None
+                # torch has looked for the batch for one PERIOD; it can be asked again
+                if not str(error).startswith("DataLoader timed out"):
+                    raise
+            if self._timeout and time.monotonic() - since > self._timeout:
+                hung = self._hangs(workers)
+                for worker in workers:
+                    worker.kill()  # one that hangs would not hear anything else
+                raise hung
+
+    def _has_ended(self, worker: BaseProcess) -> WorkerError:
+        how, advice = describe_end(worker)
+        clips = self._names([self._now.clip(worker.pid)])
+        return WorkerError(f"a process that reads ahead (pid {worker.pid}) {how} while it read {clips}; {advice}")
+
+    def _hangs(self, workers: Sequence[BaseProcess]) -> WorkerError:
+        clips = self._names([self._now.clip(worker.pid) for worker in workers])
+        return WorkerError(
+            f"the processes that read ahead have delivered nothing for {self._timeout:g} s and are still reading "
+            f"{clips}; name the video in data.exclude if it is to blame, or raise timeout if the disk is that slow"
+        )
+
+    def _names(self, at: Sequence[Key | None]) -> str:
+        """The clips that workers are at; those of the batch that is waited for, where nobody knows."""
+        keys = [key for key in at if key is not None] or (self._given[0] if self._given else [])
+        samples = self._dataset.manifest.samples if isinstance(self._dataset, _HasManifest) else None
+        names = [str(key) if samples is None else samples[key[1]].id for key in keys]
+        return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+class _Calls(Iterable[list[Key]]):
+    """What a function makes, made anew for every iteration."""
+
+    def __init__(self, make: Callable[[], Iterator[list[Key]]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self._make()
+
+
+@runtime_checkable
+class _HasManifest(Protocol):
+    manifest: Manifest
 
 
 def read_clips(
-    dataset: Dataset[Clip], batches: Sampler[list[Key]], *, num_workers: int = 0, pin_memory: bool = False
+    dataset: Dataset[Clip],
+    batches: Sampler[list[Key]],
+    *,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    timeout: float = 0.0,
 ) -> Iterator[Clip]:
     """Read batches of clips of which every one has to be readable; see ``read_batches`` for the arguments.
 
@@ -121,8 +230,9 @@ def read_clips(
     Raises:
         DecodeError: A clip that could not be read: the error as it was raised, also in a worker.
         OSError: The same, where it is the system's.
+        WorkerError: A worker was killed, or hangs.
     """
-    for batch in read_batches(dataset, batches, num_workers=num_workers, pin_memory=pin_memory):
+    for batch in read_batches(dataset, batches, num_workers=num_workers, pin_memory=pin_memory, timeout=timeout):
         if batch.unread:
             raise batch.unread[0].error
         assert batch.clips is not None  # no batch of keys is empty

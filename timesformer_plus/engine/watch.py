@@ -66,6 +66,7 @@ class Watch:
 
     Attributes:
         timeout: As given.
+        reading_timeout: What a wait for workers may take: less, so that the clip is named and not only the process.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Watch:
     ) -> None:
         state = PartialState()
         self.timeout = timeout
+        self.reading_timeout = 0.8 * timeout
         self.rank, self.world_size = state.process_index, state.num_processes
         self._interrupt = interrupt
         self._expected = expected
