@@ -59,10 +59,9 @@ def new_folder(target: Path) -> Iterator[Path]:
         seal(staged)
         _put(staged, target)
     except (OSError, SafetensorError) as error:  # the latter is how safetensors reports that it cannot write
-        reason = getattr(error, "strerror", None) or error
         raise OSError(
-            f"{target} cannot be written ({reason}); what was there before is untouched. Make room on its disk or "
-            "choose another output",
+            f"{target} cannot be written ({_reason(error)}); what was there before is untouched. Make room on its disk "
+            "or choose another output"
         ) from error
     finally:
         if staged is not None:
@@ -140,6 +139,12 @@ def recover(target: Path) -> None:
 def unfinished(parent: Path) -> list[Path]:
     """Targets in a folder with which a killed process has left something to ``recover``."""
     return sorted({parent / name for name, _ in _leftovers(parent)})
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
 
 
 def _put(staged: Path, target: Path) -> None:
