@@ -51,11 +51,13 @@ def test_losses():
     logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
     # probabilities (1/4, 3/4) and (1/2, 1/2)
     plain = build_loss(multi_label=False)(logits, torch.tensor([1, 0]))
-    assert plain.item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+    assert plain.tolist() == pytest.approx([math.log(4 / 3), math.log(2)])
     smooth = build_loss(multi_label=False, label_smoothing=0.5)(logits[:1], torch.tensor([1]))
     assert smooth.item() == pytest.approx(0.75 * math.log(4 / 3) + 0.25 * math.log(4))
     bits = build_loss(multi_label=True)(logits[:1], torch.tensor([[1.0, 0.0]]))
-    assert bits.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+    assert bits[0].tolist() == pytest.approx([math.log(2), math.log(4)])
+    mixed = build_loss(multi_label=False)(logits[:1], torch.tensor([[0.3, 0.7]]))
+    assert mixed.tolist() == pytest.approx([0.3 * math.log(4) + 0.7 * math.log(4 / 3)])
 
 
 def test_norms_biases_and_embeddings_are_free_of_weight_decay():

@@ -116,10 +116,10 @@ def test_loss_that_is_no_number_in_one_process_stops_both_and_names_its_clips(di
     assert not (config.output / "last").exists()
 
 
-def test_interrupt_keeps_the_last_finished_epoch(direction, tmp_path):
+def test_interrupt_leaves_what_to_go_on_from(direction, tmp_path):
     config = tiny_run(tmp_path / "run", direction, epochs=10_000, evaluation=EvaluationConfig(every=0))
     running = start(config)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (config.output / "last" / "config.json").exists():
         assert time.monotonic() < deadline
         assert running.poll() is None, running.communicate()[0]
@@ -127,11 +127,14 @@ def test_interrupt_keeps_the_last_finished_epoch(direction, tmp_path):
     running.send_signal(signal.SIGINT)
     code, output = finish(running)
     assert code == 130, output
-    assert output.strip().splitlines()[-1] == f"interrupted: {config.output / 'last'} holds the last finished epoch"
+    assert re.fullmatch(
+        rf"stopped after update \d+, which {config.output / 'checkpoints'} holds; the same command goes on from there",
+        output.strip().splitlines()[-1],
+    )
     assert "Traceback" not in output
     timm.create_model(f"local-dir:{config.output / 'last'}", pretrained=True)
     assert {path.name for path in config.output.iterdir()} == {
-        "config.yaml", "environment.json", "last", "metrics.jsonl"
+        ".lock", "checkpoints", "config.yaml", "environment.json", "last", "metrics.jsonl", "status.json"
     }  # fmt: skip
 
 

@@ -172,7 +172,9 @@ def test_two_processes_stop_together_and_go_on_bitwise(rank, eleven, tmp_path, m
     alone = replace(config, output=tmp_path / "alone", world_size=1, accumulate=1)
     train(alone)
     for ours, theirs in zip(steps(alone.output), steps(whole.output), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-12, abs=1e-12)
+        assert ours["step"] == theirs["step"]
+        for key in ("loss", "lr", "grad_norm"):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-12, abs=1e-12)
     notes = [note for line in data_lines(alone.output) for note in line["report"]]
     assert "world_size was 2, now 1: the same run up to rounding, not bitwise" in notes
 

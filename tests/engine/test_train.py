@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from tiny_runs import TINY, tiny_run
 from torchvision.transforms.v2 import InterpolationMode
 
-from timesformer_plus.data.decoders import DecodeError
 from timesformer_plus.engine.bad_videos import BadVideosError
 from timesformer_plus.engine.build import build_model
 from timesformer_plus.engine.build_data import build_normalize, build_test_dataset
@@ -34,7 +33,8 @@ def events(folder, kind):
 def test_run_folder_holds_what_it_promises(finished_run):
     folder, result = finished_run
     assert {path.name for path in folder.iterdir()} == {
-        "best", "config.yaml", "environment.json", "last", "metrics.jsonl", "result.json"
+        ".lock", "best", "config.yaml", "environment.json", "last", "metrics.jsonl", "predictions", "result.json",
+        "status.json",
     }  # fmt: skip
     assert json.loads((folder / "result.json").read_text()) == result
     assert result["status"] == "finished"
@@ -42,10 +42,15 @@ def test_run_folder_holds_what_it_promises(finished_run):
     model = timm.create_model(f"local-dir:{folder / 'best'}", pretrained=True)
     assert result["params"] == sum(p.numel() for p in model.parameters())
     for split in ("val", "test"):
-        assert set(result[split]) == {"loss", "top1", "top5", "pair", "per_class"}
+        assert set(result[split]) == {"loss", "top1", "top5", "pair", "mean_class_accuracy", "ece", "per_class"}
+        assert (folder / "predictions" / f"{split}.npz").is_file()
+        assert result["unreadable"][split] == {}
+    assert result["protocol"]["name"] == "2x1 probabilities"
+    assert json.loads((folder / "status.json").read_text()) == {"status": "finished", "step": 4}
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
     assert (environment["world_size"], environment["seed"], environment["threads"]) == (1, 0, 1)
+    assert set(environment["data"]) == {"train", "val", "test"}
 
 
 def test_metrics_have_a_line_for_every_update_and_epoch(finished_run):
@@ -102,7 +107,8 @@ def test_best_is_a_local_dir_model_with_names_and_preprocessing(finished_run, di
     splits = build_splits(data)
     normalize = build_normalize(checkpoint.recipe)
     for split, manifest in (("val", splits.val), ("test", splits.test)):
-        scored = evaluate(model, build_test_dataset(manifest, checkpoint.recipe, data), normalize, batch_size=3)
+        dataset = build_test_dataset(manifest, checkpoint.recipe, data)
+        scored = evaluate(model, dataset, normalize, protocol=checkpoint.recipe.protocol, batch_size=3)
         assert scored.metrics == {key: pytest.approx(value, abs=1e-6) for key, value in result[split].items()}
         assert scored.short_videos == 0
 
@@ -144,7 +150,7 @@ def test_multi_label_run(lattice, tmp_path):
         metrics = result[split]
         classes = json.loads((config.output / "best" / "config.json").read_text())["label_names"]
         assert len(classes) == len(names)
-        assert set(metrics) == {"loss", "accuracy", "pair"} | {
+        assert set(metrics) == {"loss", "accuracy", "pair", "mean_average_precision", "average_precision"} | {
             f"{m}/{c}" for m in ("accuracy", "pair") for c in classes
         }
         assert metrics["accuracy"] == pytest.approx(sum(metrics[f"accuracy/{c}"] for c in classes) / 3)
@@ -212,10 +218,13 @@ def test_unreadable_video_is_named(direction, tmp_path):
         train(tiny_run(tmp_path / "run", data, data={"max_bad": 0}))
     assert not (tmp_path / "run" / "last").exists()
     assert damaged.name in (tmp_path / "run" / "bad_videos.csv").read_text()
-    # nothing stands in for a video that is scored
-    shutil.copy(damaged, sorted((data / "val").glob("*.mp4"))[2])
-    with pytest.raises(DecodeError, match=r"val/"):
-        train(tiny_run(tmp_path / "run", data))
+    # nothing stands in for a video that is scored: it is wrong, and named
+    (name,) = {path.name for path in [sorted((data / "val").glob("*.mp4"))[2]]}
+    (data / "val" / name).write_bytes((data / "val" / name).read_bytes()[:201])
+    result = train(tiny_run(tmp_path / "other", data))
+    assert list(result["unreadable"]["val"]) == [f"val/{name}"]
+    assert result["unreadable"]["test"] == {}
+    assert result["val"]["top1"] <= 7 / 8
 
 
 def fails(capsys, config, tmp_path):
@@ -261,21 +270,25 @@ def test_epoch_lines_where_there_is_no_terminal(direction, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [f"{name}: {n} expected, {n} found, 0 missing" for name, n in SPLITS.items()]
     assert lines[3].startswith("auto: ")
-    assert lines[4].startswith("epoch   1  loss ")
-    assert "val pair" in lines[4]
-    assert lines[5].startswith("done in")
-    assert len(lines) == 6
+    assert lines[4] == "1 process, 8 clips an update = 1 x 1 micro-batches x 8"
+    assert lines[5].startswith("epoch   1  loss ")
+    assert "val pair" in lines[5]
+    assert lines[6].startswith("done in")
+    assert len(lines) == 7
 
 
 def test_disk_full_while_the_weights_are_written(direction, tmp_path, monkeypatch, capsys):
     def full(*_, **__):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("timesformer_plus.engine.checkpoint.save_for_hf", full)
+    monkeypatch.setattr("timesformer_plus.engine.checkpoint.save_file", full)
     error = fails(capsys, tiny_run(tmp_path / "run", direction), tmp_path)
-    assert error.startswith(f"error: the weights cannot be written to {tmp_path / 'run' / 'last'} (")
+    assert str(tmp_path / "run" / "last") in error
     assert "No space left on device" in error
     assert [path.name for path in (tmp_path / "run").iterdir() if "last" in path.name] == []
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["status"] == "failed"
+    assert "No space left on device" in status["reason"]
 
 
 def test_output_that_cannot_be_made(direction, tmp_path, capsys):

@@ -29,6 +29,7 @@ def tiny_run(output, root, **changes):
         epochs=2,
         batch_size=8,
         threads=1,
+        trackers=(),
         progress=False,
     )
     data = replace(config.data, **changes.pop("data", {}))
