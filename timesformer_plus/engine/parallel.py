@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import DistributedType, DynamoBackend, str_to_bool
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -251,4 +251,5 @@ def _set_up_sharding(accelerator: Accelerator) -> None:
     # on the CPU accelerate reads these settings and then trains with plain DDP, without a word. Told that it is FSDP
     # it does there what it does on GPUs: torch's fully_shard runs on gloo.
     accelerator.state.fsdp_plugin = plugin
-    accelerator.state.distributed_type = DistributedType.FSDP
+    # accelerate copies the one into the other whenever it looks
+    accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
