@@ -27,6 +27,8 @@ from timesformer_plus.engine.reports import Report, Reports
 NAMED = 8
 # Seconds between two looks, and seconds that a process is given to say itself what has happened to it
 PERIOD, GRACE = 1.0, 5.0
+# seconds between two reports, at least; what a process was at when it was killed is known this well
+SELDOM = 0.1
 # how gloo, NCCL and torch's store say that another process is gone or does not answer; they raise plain RuntimeErrors
 PEER_GONE = re.compile(
     r"gloo|nccl|Connection (closed|reset|refused)|Broken pipe|Timed out waiting|process group|TCPStore|collective",
@@ -87,7 +89,7 @@ class Watch:
         self._period = min(PERIOD, timeout / 10)
         self._grace = min(GRACE, max(timeout, 1.0))
         self._mark = _Mark("starting", -1, 0, (), False, 0)
-        self._seen, self._idle, self._looked, self._beat = 0, 0.0, 0.0, 0
+        self._seen, self._idle, self._looked, self._said, self._beat = 0, 0.0, 0.0, 0.0, 0
         # processes that have not reported yet, and those of this machine
         self._unknown = set(range(self.world_size)) - {self.rank}
         self._local: dict[int, Report] = {}
@@ -114,7 +116,7 @@ class Watch:
         clips: Callable[[], Sequence[str]] | Sequence[str] = (),
         waits: bool = False,
     ) -> None:
-        """Mark what this process begins or goes on with; costs a microsecond.
+        """Mark what this process begins or goes on with; costs some microseconds, ten times a second some ten.
 
         All processes have to mark the same things in the same order within an update; how often they repeat a mark (a
         batch of an evaluation) is theirs.
@@ -129,6 +131,8 @@ class Watch:
         step = last.step if step is None else step
         phase = 0 if step != last.step else last.phase + (what != last.what)
         self._mark = _Mark(what, step, phase, clips, waits, last.number + 1)
+        if time.monotonic() - self._said > SELDOM:
+            self._say()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -194,7 +198,9 @@ class Watch:
         """This process has made no progress: whose fault is it?"""
         own = self._report()
         before = {report.rank: report for report in self._reports.all()}
-        if before and all(_is_behind(own, report) for report in before.values() if report.rank != self.rank):
+        if (before or self.world_size == 1) and all(
+            _is_behind(own, report) for report in before.values() if report.rank != self.rank
+        ):
             self._end_as_hung(own, [])
         # somebody else is behind, or at the same place: give them the time to say so themselves, or to keep silent
         if self._over.wait(max(self._grace, 3 * self._period)) or self._mark.number != self._seen:
@@ -244,7 +250,7 @@ class Watch:
     def _report(self, *, left: bool = False) -> Report:
         mark = self._mark
         clips: Sequence[str] = ()
-        with contextlib.suppress(Exception):  # of a thread that must not end; a name is no reason to
+        with contextlib.suppress(Exception):  # a name that cannot be made out is no reason to end
             clips = mark.clips() if callable(mark.clips) else mark.clips
         some = tuple(clips[:NAMED]) + ((f"and {len(clips) - NAMED} more",) if len(clips) > NAMED else ())
         what = mark.what if mark.step < 0 else f"{mark.what} of update {mark.step + 1}"
@@ -253,8 +259,9 @@ class Watch:
         return Report(self.rank, os.getpid(), host, what, place, mark.waits, some, self._idle, self._beat, left)
 
     def _say(self, *, left: bool = False) -> None:
-        self._beat += 1
         if self._reports.reachable:
+            self._beat += 1
+            self._said = time.monotonic()
             self._reports.say(self._report(left=left))
 
     def _told(self, first: Mapping[str, Any]) -> str:
