@@ -28,7 +28,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def explain_out_of_memory(
-    error: BaseException, *, batch_size: int, accumulate: int, world_size: int, grad_checkpointing: bool
+    error: BaseException,
+    *,
+    batch_size: int,
+    accumulate: int,
+    world_size: int,
+    grad_checkpointing: bool,
+    pairs: bool = False,
 ) -> str | None:
     """Say what can be changed so that a training fits, and what that does to its numbers.
 
@@ -38,6 +44,7 @@ def explain_out_of_memory(
         accumulate: Forward and backward passes an update.
         world_size: Number of processes.
         grad_checkpointing: Whether activations are computed again already.
+        pairs: Whether neighbours are mixed and have to stay together.
 
     Returns:
         One line; ``None`` if ``error`` is something else.
@@ -49,7 +56,7 @@ def explain_out_of_memory(
     wanted = f" ({amount[1]} more were asked for)" if amount else ""
     on_gpu = isinstance(error, torch.OutOfMemoryError) or "CU" in str(error)
     ways = []
-    larger = _next_accumulate(batch_size, accumulate, world_size)
+    larger = _next_accumulate(batch_size, accumulate, world_size, multiple=2 if pairs else 1)
     if larger is not None:
         clips = batch_size // (larger * world_size)
         ways.append(f"accumulate={larger} (passes of {clips} clips; the global batch stays {batch_size})")
@@ -69,14 +76,16 @@ def _counted(world_size: int) -> str:
     return "1 process" if world_size == 1 else f"{world_size} processes"
 
 
-def _next_accumulate(batch_size: int, accumulate: int, world_size: int) -> int | None:
-    share = batch_size // world_size
-    fits = (n for n in range(accumulate + 1, share + 1) if share % n == 0)
-    return next(fits, None) if batch_size % world_size == 0 else None
+def _next_accumulate(batch_size: int, accumulate: int, world_size: int, *, multiple: int) -> int | None:
+    share = batch_size // (world_size * multiple)
+    fits = (n for n in range(accumulate + 1, share + 1) if batch_size % (world_size * multiple * n) == 0)
+    return next(fits, None)
 
 
 @contextlib.contextmanager
-def memory_advice(*, batch_size: int, accumulate: int, world_size: int, grad_checkpointing: bool) -> Iterator[None]:
+def memory_advice(
+    *, batch_size: int, accumulate: int, world_size: int, grad_checkpointing: bool, pairs: bool = False
+) -> Iterator[None]:
     """Turn running out of memory within the block into advice; see ``explain_out_of_memory`` for the arguments.
 
     Raises:
@@ -91,6 +100,7 @@ def memory_advice(*, batch_size: int, accumulate: int, world_size: int, grad_che
             accumulate=accumulate,
             world_size=world_size,
             grad_checkpointing=grad_checkpointing,
+            pairs=pairs,
         )
         if advice is None:
             raise

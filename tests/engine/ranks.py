@@ -1,0 +1,143 @@
+"""Processes of a run, forked from one that has loaded torch, with a launcher's store that outlives them.
+
+Run as a script, it plays all ``SCENARIOS`` at once and prints what became of them, as JSON.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from timesformer_plus.engine.interrupt import interrupts
+from timesformer_plus.engine.processes import join_processes
+from timesformer_plus.engine.watch import PeerFailedError, Watch
+
+TIMEOUT = 3.0
+UPDATES = 100
+# what a scenario is about happens in this update, while rank 1 reads clips
+FAULTY_UPDATE = 40
+
+
+def fail():
+    raise ValueError("the thing\nis bad")
+
+
+def hold_the_lock():
+    ctypes.PyDLL(None).sleep(1000)  # calls it without letting go of Python's lock
+
+
+def read_slowly():
+    """Twice as long as the time-out, but never without a mark for that long."""
+    for _ in range(4):
+        time.sleep(TIMEOUT / 2)
+        yield
+
+
+# name -> what rank 1 does
+SCENARIOS = {
+    "well": lambda: None,
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "error": fail,
+    "hung": lambda: time.sleep(1000),
+    "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "locked": hold_the_lock,
+    "slow": read_slowly,
+    "left": lambda: sys.exit(3),
+    "hung alone": lambda: time.sleep(1000),
+    "all hung": lambda: time.sleep(1000),
+}
+
+
+def train(name, rank, world_size):
+    """What a trainer does, as far as a watch is concerned."""
+    act = SCENARIOS[name] if rank == world_size // 2 or name == "all hung" else lambda: None
+    with interrupts() as interrupt, Watch(TIMEOUT, interrupt=interrupt) as watch:
+        for step in range(UPDATES):
+            watch.at("reading clips", step=step, clips=lambda step=step: [f"{step}.mp4"])
+            time.sleep(0.02)
+            if name == "all hung":
+                watch.at("computing")
+            if step == FAULTY_UPDATE:
+                for _ in act() or ():
+                    watch.at("reading clips", step=step)
+            watch.at("computing", clips=lambda step=step: [f"{step}.mp4"])
+            if world_size > 1:
+                dist.all_reduce(torch.ones(1))
+
+
+def main_of_rank(name, rank, world_size, output):
+    for stream in (1, 2):  # also what C code and other threads print
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    code = 0
+    try:
+        join_processes(timeout=TIMEOUT)
+        train(name, rank, world_size)
+        os.write(2, b"finished\n")
+    except (ValueError, PeerFailedError) as error:
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        code = 1
+    except SystemExit as stop:
+        code = stop.code
+    os._exit(code)
+
+
+def play(name, world_size, folder):
+    """Start the processes of a scenario; their number by rank, and the store."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+    pids = []
+    for rank in range(world_size):
+        pid = os.fork()
+        if pid == 0:
+            os.environ |= {
+                **{name: str(rank) for name in ("RANK", "LOCAL_RANK")},
+                **{name: str(world_size) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")},
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(store.port),
+                "TORCHELASTIC_USE_AGENT_STORE": "True",
+            }
+            main_of_rank(name, rank, world_size, folder / f"{name}.{rank}")
+        pids.append(pid)
+    return pids, store
+
+
+def main():
+    """Prints scenario -> for every rank its exit code, seconds until it ended and what it printed."""
+    folder = Path(tempfile.mkdtemp())
+    started = {name: play(name, 1 if "alone" in name else 3, folder) for name in SCENARIOS}
+    begin = time.monotonic()
+    told = {}
+    for name, (pids, _) in started.items():
+        told[name] = []
+        for pid in pids:
+            told[name].append({"pid": pid, "code": None})
+    open_ = [rank for ranks in told.values() for rank in ranks]
+    while any(rank["code"] is None for rank in open_) and time.monotonic() - begin < 60:
+        for rank in open_:
+            if rank["code"] is None:
+                done, status = os.waitpid(rank["pid"], os.WNOHANG)
+                if done:
+                    rank["code"], rank["seconds"] = os.waitstatus_to_exitcode(status), time.monotonic() - begin
+        # as a launcher does, which kills what is left some time after one has failed
+        for name, ranks in told.items():
+            if name == "stopped" and ranks[0]["code"] is not None and ranks[1]["code"] is None:
+                os.kill(ranks[1]["pid"], signal.SIGKILL)
+        time.sleep(0.05)
+    for rank in open_:
+        if rank["code"] is None:
+            os.kill(rank["pid"], signal.SIGKILL)
+    for name, ranks in told.items():
+        for number, rank in enumerate(ranks):
+            rank["output"] = (folder / f"{name}.{number}").read_text()
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
