@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-MESSAGE = "\n{}: stopping after this update\n"
+MESSAGE = "\n{}: stopping after this update{}\n"
 # what a user's Ctrl-C, a cluster that wants its machine back, and Slurm's --signal=USR1@90 send; Windows has fewer
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
@@ -36,18 +36,18 @@ class Interrupt:
         self._since = 0.0
         self._finishing = 0
 
-    def request(self, number: int, why: str) -> None:
-        """Ask, from any thread."""
+    def request(self, number: int, why: str, hint: str = "") -> None:
+        """Ask, from any thread; said on stderr with the reason, once."""
         if self.requested:
             return
         self.requested, self.signal, self._since = True, int(number), time.monotonic()
         # print is not for signal handlers: its buffer may be in use. The terminal may be gone.
         with contextlib.suppress(OSError):
-            os.write(2, MESSAGE.format(why).encode())
+            os.write(2, MESSAGE.format(why, hint).encode())
 
     @contextlib.contextmanager
     def finishing(self) -> Iterator[None]:
-        """While a checkpoint is written: only Ctrl-C twice ends it at once, for SIGKILL follows SIGTERM in any case."""
+        """For the last acts of a run that stops: no second signal cuts them short."""
         self._finishing += 1
         try:
             yield
@@ -57,12 +57,12 @@ class Interrupt:
     def _handle(self, number: int, _: FrameType | None) -> None:
         # a terminal signals the launcher and its processes, and the launcher signals them again: one request
         is_again = self.requested and time.monotonic() - self._since > 1
-        # SIGUSR1 announces SIGTERM: that one is no impatience
-        is_impatient = number == signal.SIGINT or (number == self.signal == signal.SIGTERM and not self._finishing)
-        if is_again and is_impatient:
+        # only a person is impatient: SIGTERM comes again because SIGUSR1 had announced it, or from torchrun because
+        # another process has come to its end sooner, and what insists sends SIGKILL
+        if is_again and number == signal.SIGINT and not self._finishing:
             raise KeyboardInterrupt(number)
-        hint = ", press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
-        self.request(number, f"interrupted by {signal.Signals(number).name}{hint}")
+        hint = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
+        self.request(number, f"interrupted by {signal.Signals(number).name}", hint)
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def interrupts() -> Iterator[Interrupt]:
     """Turn SIGINT, SIGTERM and SIGUSR1 into ``Interrupt.requested`` for the block; only the main thread can.
 
     Yields:
-        Said so once; a second SIGINT or SIGTERM after more than a second raises ``KeyboardInterrupt``.
+        What tells whether one has come. A SIGINT more than a second after it raises ``KeyboardInterrupt``.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
