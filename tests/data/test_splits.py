@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from timesformer_plus.data.manifests import Manifest, Member, Sample, without
-from timesformer_plus.data.splits import Coverage, Leak, check_coverage, check_leaks, coverage, find_leaks
+from timesformer_plus.data.splits import (
+    Coverage,
+    Leak,
+    check_classes,
+    check_coverage,
+    check_leaks,
+    coverage,
+    find_leaks,
+)
 
 
 def manifest(*samples: Sample, missing: tuple[str, ...] = ()) -> Manifest:
@@ -131,3 +139,13 @@ def test_without():
     assert [(s.id, s.pair) for s in rest.samples] == [("a", ""), ("c", "q"), ("d", "q")]
     assert rest.classes == one.classes
     assert without(one, []) == one
+
+
+def test_class_without_a_video_is_refused_by_name():
+    samples = (sample("0"), Sample("1", Path("1"), 1))
+    check_classes(Manifest(samples, ("a", "b"), multi_label=False), "train")
+    with pytest.raises(ValueError, match=r"^train: 8 of 10 classes have no video: c, d, e, f, g and 3 more; add some"):
+        check_classes(Manifest(samples, tuple("abcdefghij"), multi_label=False), "train")
+    bits = (Sample("0", Path("0"), (1, 0)),)
+    with pytest.raises(ValueError, match="1 of 2 classes have no video: b; add"):
+        check_classes(Manifest(bits, ("a", "b"), multi_label=True), "train")

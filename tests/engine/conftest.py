@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+from tiny_checkpoints import tiny_checkpoint
 from tiny_runs import tiny_run
 
 from timesformer_plus.data.motion import write_motion
@@ -36,7 +37,21 @@ def five_videos(direction):
 
 
 @pytest.fixture(scope="session")
+def eleven(direction):
+    """The direction task with eleven training videos in eleven.csv: of two batches of eight the second has three."""
+    lines = (direction / "train.csv").read_text().splitlines()[:12]
+    (direction / "eleven.csv").write_text("".join(",".join(line.split(",")[:2]) + "\n" for line in lines))
+    return direction
+
+
+@pytest.fixture(scope="session")
 def finished_run(direction, tmp_path_factory):
     """A finished run on the direction task: its folder and its result."""
     folder = tmp_path_factory.mktemp("runs") / "direction"
     return folder, train(tiny_run(folder, direction))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(direction, tmp_path_factory):
+    """A model with random weights for the videos of the direction task, which are to be scored by two views."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "best", direction)

@@ -48,19 +48,29 @@ def test_defaults_of_the_parser_are_those_of_the_dataclasses():
     assert parse_train_config(BASE) == expected
 
 
-@pytest.mark.parametrize("words", [["--model.nam", "x"], ["--modell.name", "x"], ["--epoch", "3"]])
-def test_unknown_option(capsys, words):
+@pytest.mark.parametrize(
+    ("name", "meant"), [("model.nam", "model.name"), ("modell.name", "model.name"), ("epoch", "epochs")]
+)
+def test_unknown_option(capsys, name, meant):
     # --epoch is a prefix of --epochs: abbreviations are not taken either
-    assert f"unrecognized arguments: {words[0]}" in refused(capsys, *words)
+    error = refused(capsys, f"--{name}", "3")
+    assert error.startswith(f"error: {name} is not an option; did you mean ")
+    assert meant in error
 
 
-@pytest.mark.parametrize("line", ["epoch: 3", "model: {nam: x}", "data: {root: x, strid: 2}"])
-def test_unknown_key_in_a_file(capsys, tmp_path, line):
+@pytest.mark.parametrize(
+    ("line", "name", "meant"),
+    [
+        ("epoch: 3", "epoch", "epochs"),
+        ("model: {nam: x}", "model.nam", "model.name"),
+        ("data: {root: x, strid: 2}", "data.strid", "data.stride"),
+    ],
+)
+def test_unknown_key_in_a_file(capsys, tmp_path, line, name, meant):
     file = tmp_path / "a.yaml"
     file.write_text(line + "\n")
     error = refused(capsys, "--config", str(file))
-    assert "not accept" in error
-    assert next(key for key in ("strid", "nam", "epoch") if key in line) in error
+    assert error.startswith(f"error: {name} is not an option; did you mean {meant}?")
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,9 @@ import timm
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from tiny_runs import finish, start, tiny_run
+from tiny_runs import finish, full_run, start, tiny_run
 
 from timesformer_plus.engine.config import EvaluationConfig
-from timesformer_plus.engine.data_config import AugmentConfig
 from timesformer_plus.engine.evaluate import evaluate_checkpoint
 from timesformer_plus.engine.processes import runs_on_cpu
 from timesformer_plus.engine.train import train
@@ -45,35 +44,38 @@ def test_accelerator_without_float64_is_left_alone(device, answer, monkeypatch):
     assert runs_on_cpu() is answer
 
 
-def test_two_processes_train_the_numbers_of_one(direction, five_videos, tmp_path):
-    # augmentation on, an odd number of validation videos, and workers on one side only
-    one = tiny_run(
-        tmp_path / "one",
-        direction,
-        precision="fp64",
-        clip_grad=1.0,
-        accumulate=2,
-        augment=AugmentConfig(hflip=0.5, scale=(0.5, 1.0)),
-        data={"val": five_videos.name, "allow_leaks": True},
-    )
+def test_two_processes_train_the_numbers_of_one(eleven, five_videos, tmp_path):
+    # 20 updates with every second batch a ragged one, accumulation, a moving average, mixing, augmentation, dropout and
+    # stochastic depth; an odd number of validation videos; workers on one side only
+    data = {"val": five_videos.name, "allow_leaks": True}
+    one = full_run(tmp_path / "one", eleven, precision="fp64", epochs=10, data=data)
+    one = replace(one, evaluation=replace(one.evaluation, every=5))
     two = replace(one, output=tmp_path / "two", world_size=2, data=replace(one.data, num_workers=1))
     running = start(two, processes=2)
     expected = train(one)
     code, output = finish(running)
     assert code == 0, output
+    assert "2 processes, DDP on gloo, 8 clips an update = 2 x 2 micro-batches x 2" in reports(two.output)
     result = json.loads((two.output / "result.json").read_text())
     assert json.loads((two.output / "environment.json").read_text())["world_size"] == 2
+    assert len(steps(one.output)) == 20
     for key in ("loss", "grad_norm", "lr"):
         pairs = zip(steps(two.output), steps(one.output), strict=True)
         assert all(abs(a[key] - b[key]) <= 1e-12 * max(1, abs(b[key])) for a, b in pairs), key
-    weights, reference = (load_file(run.output / "last" / "model.safetensors") for run in (two, one))
-    assert reference["head.weight"].dtype == torch.float64
-    for name, value in reference.items():
-        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-12, msg=name)
+    for name in ("last", "best"):
+        weights, reference = (load_file(run.output / name / "model.safetensors") for run in (two, one))
+        assert reference["head.weight"].dtype == torch.float64
+        for key, value in reference.items():
+            torch.testing.assert_close(weights[key], value, rtol=0, atol=1e-12, msg=f"{name} {key}")
     for split in ("val", "test"):
         assert numbers(result[split]) == pytest.approx(numbers(expected[split]), rel=0, abs=1e-12)
         assert result[split]["per_class"] == expected[split]["per_class"]
     assert "pair" not in result["val"]
+
+
+def reports(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [text for line in lines if line["event"] == "data" for text in line["report"]]
 
 
 def test_evaluation_of_an_odd_number_of_videos_on_two_processes(finished_run, five_videos, tmp_path):

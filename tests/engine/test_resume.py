@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import TINY, finish, start, tiny_run
+from tiny_runs import finish, full_run, start
 
 from timesformer_plus.engine.checkpoint import load_checkpoint
-from timesformer_plus.engine.config import CheckpointConfig, EmaConfig, EvaluationConfig, OptimConfig
-from timesformer_plus.engine.data_config import AugmentConfig
+from timesformer_plus.engine.config import CheckpointConfig
 from timesformer_plus.engine.display import Display
 from timesformer_plus.engine.resume import differences
 from timesformer_plus.engine.train import Preempted, train
@@ -25,40 +24,6 @@ from timesformer_plus.engine.trainer import Trainer
 
 STOPS = Path(__file__).with_name("stop_at.py")
 TIMES = ("train_seconds", "train_clips_per_second", "clips_per_second", "data_wait")
-
-
-def full_run(output, root, **changes):
-    """Three epochs of two updates, of 8 and of what is left, with everything on that is random or keeps a state."""
-    model = replace(TINY, args={**TINY.args, "drop_path_rate": 0.2, "proj_drop_rate": 0.1, "attn_drop_rate": 0.1})
-    config = tiny_run(
-        output,
-        root,
-        model=model,
-        epochs=3,
-        batch_size=8,
-        accumulate=2,
-        drop_last=False,
-        clip_grad=1.0,
-        label_smoothing=0.1,
-        optim=OptimConfig(lr=2e-3, layer_decay=0.8),
-        ema=EmaConfig(decay=0.9, warmup=True),
-        augment=AugmentConfig(
-            hflip=0.5, scale=(0.5, 1.0), rand_augment="m9-n2", erasing=0.5, mixup=0.8, cutmix=1.0, repeats=1
-        ),
-        evaluation=EvaluationConfig(num_clips=1),
-        data={"train": "eleven.csv", "allow_leaks": True},
-    )
-    data = replace(config.data, **changes.pop("data", {}))
-    return replace(config, data=data, **changes)
-
-
-@pytest.fixture(scope="module")
-def eleven(direction):
-    """The direction task with a training split of eleven: the last batch of an epoch holds three."""
-    lines = (direction / "train.csv").read_text().splitlines()[:12]
-    header, *rows = [",".join(line.split(",")[:2]) for line in lines]
-    (direction / "eleven.csv").write_text("\n".join([header, *rows]) + "\n")
-    return direction
 
 
 @pytest.fixture(scope="module")

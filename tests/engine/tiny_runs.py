@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from timesformer_plus.engine.config import (
+    EmaConfig,
     EvaluationConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
     dump_config,
 )
-from timesformer_plus.engine.data_config import DataConfig
+from timesformer_plus.engine.data_config import AugmentConfig, DataConfig
 
 TINY = ModelConfig(name="timesformer_test_patch8_32", args={"depth": 1, "embed_dim": 32, "num_heads": 2})
 
@@ -31,6 +32,31 @@ def tiny_run(output, root, **changes):
         threads=1,
         trackers=(),
         progress=False,
+    )
+    data = replace(config.data, **changes.pop("data", {}))
+    return replace(config, data=data, **changes)
+
+
+def full_run(output, root, **changes):
+    """Three epochs of two updates, of 8 and of what is left, with everything on that is random or keeps a state."""
+    model = replace(TINY, args={**TINY.args, "drop_path_rate": 0.2, "proj_drop_rate": 0.1, "attn_drop_rate": 0.1})
+    config = tiny_run(
+        output,
+        root,
+        model=model,
+        epochs=3,
+        batch_size=8,
+        accumulate=2,
+        drop_last=False,
+        clip_grad=1.0,
+        label_smoothing=0.1,
+        optim=OptimConfig(lr=2e-3, layer_decay=0.8),
+        ema=EmaConfig(decay=0.9, warmup=True),
+        augment=AugmentConfig(
+            hflip=0.5, scale=(0.5, 1.0), rand_augment="m9-n2", erasing=0.5, mixup=0.8, cutmix=1.0, repeats=1
+        ),
+        evaluation=EvaluationConfig(num_clips=1),
+        data={"train": "eleven.csv", "allow_empty_classes": True},
     )
     data = replace(config.data, **changes.pop("data", {}))
     return replace(config, data=data, **changes)

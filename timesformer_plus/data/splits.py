@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from timesformer_plus.data.manifests import Manifest, Sample
 
+# classes that an error names
+NAMED = 5
+
 
 class Coverage(NamedTuple):
     """How many videos of a split are there.
@@ -122,3 +125,23 @@ def check_leaks(manifests: Mapping[str, Manifest], digest: Callable[[Sample], st
         shown = "; ".join(f"{leak.what} is in {leak.first} and {leak.second}" for leak in leaks[:3])
         more = "; ..." if len(leaks) > 3 else ""
         raise ValueError(f"{len(leaks)} leaks between splits: {shown}{more}. Keep each recording in one split only")
+
+
+def check_classes(manifest: Manifest, name: str) -> None:
+    """Refuse a split for training in which a class has no video: its place in the model would learn only "no".
+
+    Raises:
+        ValueError: There are such classes; the first ones are named.
+    """
+    seen = {
+        index
+        for sample in manifest.samples
+        for index in ([sample.label] if isinstance(sample.label, int) else [i for i, v in enumerate(sample.label) if v])
+    }
+    empty = [name for index, name in enumerate(manifest.classes) if index not in seen]
+    if empty:
+        more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
+        raise ValueError(
+            f"{name}: {len(empty)} of {len(manifest.classes)} classes have no video: {', '.join(empty[:NAMED])}{more}; "
+            "add some, take them out of the list of classes, or set data.allow_empty_classes"
+        )

@@ -15,7 +15,7 @@ from timesformer_plus.data.manifests import Manifest, Sample, without
 from timesformer_plus.data.scan import SCAN_FILE, scan_settings
 from timesformer_plus.data.scan_check import fingerprint
 from timesformer_plus.data.scan_table import LIMITED, ScanRow, read_exclude, read_scan
-from timesformer_plus.data.splits import check_coverage, check_leaks, find_leaks
+from timesformer_plus.data.splits import check_classes, check_coverage, check_leaks, find_leaks
 from timesformer_plus.engine.data_config import DataConfig, require
 
 # verdicts on what a decoder or a limit made of a file, not on the file
@@ -207,10 +207,13 @@ def build_splits(data: DataConfig) -> Splits:
 
     Raises:
         ValueError: Annotations are missing or malformed, a label is outside the classes, more videos than
-            `data.max_missing` are missing or unreadable, or a video or a recording is in two splits.
+            `data.max_missing` are missing or unreadable, a video or a recording is in two splits, or a class has no
+            video to learn it from.
     """
     reader = SplitReader(data)
     train = reader.read("train", data.train)
+    if not data.allow_empty_classes:
+        check_classes(train, "train")
     val = reader.read("val", data.val, train.classes)
     test = None if data.test is None else reader.read("test", data.test, train.classes)
     apart = {"train": train, "val": val}

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from timesformer_plus.engine.data_config import AugmentConfig, DataConfig, require
+from timesformer_plus.engine.option_names import OptionParser
 
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -262,9 +263,9 @@ class TrainConfig:
         require(self.timeout > 0, f"timeout={self.timeout} is not a positive number of seconds")
 
 
-def train_parser() -> ArgumentParser:
+def train_parser() -> OptionParser:
     """The command line of training: every field of ``TrainConfig``, dotted, on top of ``--config FILE`` s."""
-    parser = ArgumentParser(
+    parser = OptionParser(
         prog="train",
         usage="%(prog)s --config FILE --output DIR [--option VALUE …]",
         description="Train a video model. Options below override the files given by --config, the last one first.",
@@ -288,7 +289,7 @@ def parse_train_config(argv: Sequence[str] | None = None) -> TrainConfig:
     return make_train_config(parser, parser.parse_args(argv))
 
 
-def make_train_config(parser: ArgumentParser, options: Namespace) -> TrainConfig:
+def make_train_config(parser: OptionParser, options: Namespace) -> TrainConfig:
     """Make the configuration out of what a parser with all options of training, and perhaps others, has read.
 
     Raises:

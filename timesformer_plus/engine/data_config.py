@@ -34,6 +34,7 @@ class DataConfig:
         multi_label: Labels are sets of class names joined by ';', and every class is scored by itself.
         max_missing: Greatest share of a split's videos that may be missing, or unreadable by the scan; they are left
             out of it, and counted.
+        allow_empty_classes: Accept classes without a video to learn them from.
         allow_leaks: Accept videos, or parts of one recording, that two splits share; they are counted, not refused.
         scan: What tools/scan.py has found out about the videos: auto reads scan.csv in `videos` where there is one,
             none reads nothing, anything else is a path (from the current folder).
@@ -71,6 +72,7 @@ class DataConfig:
     target: str | None = None
     multi_label: bool = False
     max_missing: float = 0.0
+    allow_empty_classes: bool = False
     allow_leaks: bool = False
     scan: str = "auto"
     exclude: Path | None = None

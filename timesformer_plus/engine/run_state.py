@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
 
 from timesformer_plus.engine.metrics import Metrics, better
+from timesformer_plus.engine.parallel import network_of
 from timesformer_plus.engine.run import Run
 from timesformer_plus.engine.trainer import Trainer
 from timesformer_plus.engine.training_state import load_state, pack_optimizer, save_state, unpack_optimizer
@@ -58,16 +60,16 @@ def save_run(run: Run, trainer: Trainer, progress: Progress) -> None:
         "progress": dataclasses.asdict(progress),
         "scaler": None if scaler is None else scaler.state_dict(),
     }
-    folder, keep = run.folder.checkpoints, run.config.checkpoint.keep
+    folder, keep, trained = run.folder.checkpoints, run.config.checkpoint.keep, _trained(run)
     if run.parallel.is_sharded:
         from timesformer_plus.engine import sharded_state
 
-        sharded_state.save(folder, trainer.step, run, record, keep=keep)
+        sharded_state.save(folder, trainer.step, trained, record, keep=keep)
     elif run.folder.writes:
-        optimizer, record["optimizer"] = pack_optimizer(_bare(run.optimizer), run.network)
-        tensors: dict[str, dict[str, Tensor]] = {"model": dict(run.network.state_dict()), "optimizer": optimizer}
-        if run.ema is not None:
-            tensors["ema"] = dict(run.ema.module.state_dict())
+        optimizer, record["optimizer"] = pack_optimizer(trained.optimizer, trained.network)
+        tensors: dict[str, dict[str, Tensor]] = {"model": dict(trained.network.state_dict()), "optimizer": optimizer}
+        if trained.ema is not None:
+            tensors["ema"] = dict(trained.ema.module.state_dict())
         save_state(folder, trainer.step, tensors, record, keep=keep)
 
 
@@ -77,23 +79,30 @@ def load_run(run: Run, trainer: Trainer, checkpoint: Path) -> Progress:
     Raises:
         ValueError: It is damaged, or of another model.
     """
-    if run.parallel.is_sharded:
+    trained = _trained(run)
+    if run.parallel.is_sharded or any(checkpoint.glob("shard-*.safetensors")):
         from timesformer_plus.engine import sharded_state
 
-        step, record = sharded_state.load(checkpoint, run)
+        step, record = sharded_state.load(checkpoint, trained)
     else:
         state = load_state(checkpoint)
         step, record = state.step, dict(state.record)
-        run.network.load_state_dict(state.tensors["model"])
-        if run.ema is not None:
-            run.ema.module.load_state_dict(state.tensors["ema"])
-        unpack_optimizer(_bare(run.optimizer), run.network, state.tensors["optimizer"], record["optimizer"])
+        trained.network.load_state_dict(state.tensors["model"])
+        if trained.ema is not None:
+            trained.ema.module.load_state_dict(state.tensors["ema"])
+        unpack_optimizer(trained.optimizer, trained.network, state.tensors["optimizer"], record["optimizer"])
     if run.accelerator.scaler is not None and record["scaler"] is not None:
         run.accelerator.scaler.load_state_dict(record["scaler"])
     trainer.load_state(step, record["trainer"])
     return Progress(**record["progress"])
 
 
-def _bare(optimizer: Any) -> Any:
-    """The optimizer that accelerate has wrapped."""
-    return getattr(optimizer, "optimizer", optimizer)
+class _Trained(NamedTuple):
+    network: nn.Module
+    optimizer: Any
+    ema: ModelEmaV3 | None
+
+
+def _trained(run: Run) -> _Trained:
+    # accelerate has wrapped the optimizer
+    return _Trained(network_of(run.model), getattr(run.optimizer, "optimizer", run.optimizer), run.ema)

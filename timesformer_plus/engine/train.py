@@ -293,7 +293,8 @@ class _Training:
         self.run.folder.say_status("preempted", step=step, signal=self.interrupt.signal)
         return Preempted(
             self.interrupt.signal,
-            f"stopped after update {step}, which {self.run.folder.checkpoints} holds; the same command goes on from there",
+            f"stopped after update {step}, which {self.run.folder.checkpoints} holds; the same command goes on from "
+            "there",
         )
 
 
