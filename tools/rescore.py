@@ -34,6 +34,11 @@ def probabilities_of(logits, average, multi_label):
     return sum(squash(row) for row in views) / len(views)
 
 
+def settle(p):
+    """Probabilities as they are compared: to ten decimals of their logarithm, so that no last bit decides."""
+    return np.round(np.log(np.maximum(p, 1e-300)), 10)
+
+
 def read(path):
     """The file as one dictionary a video."""
     with np.load(path, allow_pickle=False) as file:
@@ -64,7 +69,7 @@ def single_label(videos, classes):
     nats, sure, hits, by_class = [], [], {1: [], 5: []}, {}
     for video in videos:
         label, p = int(video["label"]), video["p"]
-        ranking = [] if p is None else sorted(range(len(p)), key=lambda k: (-p[k], k))
+        ranking = [] if p is None else np.argsort(-settle(p), kind="stable").tolist()
         for k in hits:
             hits[k].append(label in ranking[:k])
         by_class.setdefault(label, []).append(hits[1][-1])
@@ -87,11 +92,13 @@ def multi_label_scores(videos, classes):
     scores, nats, precisions, accuracies, hits = {}, [], {}, {}, {}
     for k, name in enumerate(classes):
         truth = [bool(video["label"][k]) for video in videos]
-        says = [-1.0 if video["p"] is None else float(video["p"][k]) for video in videos]
-        both = list(zip(says, truth, strict=True))
-        hits[f"pair/{name}"] = [p >= 0 and (p > 0.5) == t for p, t in both]
+        says = [None if video["p"] is None else float(video["p"][k]) for video in videos]
+        # the unreadable ones: never right, and behind all others
+        ranks = [-1000.0 if p is None else float(settle(p)) for p in says]
+        both = list(zip(ranks, truth, strict=True))
+        hits[f"pair/{name}"] = [r > -1000 and (r > settle(0.5)) == t for r, t in both]
         accuracies[f"accuracy/{name}"] = float(np.mean(hits[f"pair/{name}"]))
-        nats += [-np.log(max(p if t else 1 - p, 1e-15)) for p, t in both if p >= 0]
+        nats += [-np.log(max(p if t else 1 - p, 1e-15)) for p, t in zip(says, truth, strict=True) if p is not None]
         if any(truth):  # the area under precision over recall, as a sum over the distinct scores
             area, found, seen = 0.0, 0, 0
             for _, equal in groupby(sorted(both, reverse=True), key=lambda row: row[0]):

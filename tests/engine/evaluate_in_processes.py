@@ -4,7 +4,10 @@ evaluate_in_processes.py VIDEOS OUTPUT SEED
 """
 
 import json
+import multiprocessing
+import os
 import random
+import socket
 import sys
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from timesformer_plus.data.dataset import VideoDataset
 from timesformer_plus.data.manifests import Manifest, Sample
 from timesformer_plus.engine.build import build_model
 from timesformer_plus.engine.build_data import ClipRecipe, build_normalize, build_test_dataset
+from timesformer_plus.engine.clip_loading import UnreadableVideosError
 from timesformer_plus.engine.data_config import DataConfig
 from timesformer_plus.engine.evaluate import evaluate
 from timesformer_plus.engine.processes import join_processes
@@ -76,6 +80,20 @@ def main(videos, output, seed):
         asked = [key for keys in everywhere(dataset.asked) for key in keys]
         assert sorted(asked) == sorted((name, view) for name in names for view in range(6)), size
         assert state.num_processes < 3 or size < 9 or all(everywhere(dataset.asked)), "a process had nothing to do"
+    # where nothing can be read, all processes say so
+    nothing = Manifest((Sample("4.npy", videos / "4.npy", 0), Sample("9.npy", videos / "9.npy", 0)), CLASSES, False)
+    try:
+        evaluate(
+            model,
+            build_test_dataset(nothing, RECIPE, data),
+            build_normalize(RECIPE),
+            protocol=RECIPE.protocol,
+            batch_size=8,
+        )
+    except UnreadableVideosError as error:
+        told = str(error)
+    assert told.startswith("2 of 2 videos cannot be read: 4.npy (")
+    assert len(set(everywhere(told))) == 1
     # one process is told to stop: all do
     try:
         evaluate(
@@ -95,5 +113,33 @@ def main(videos, output, seed):
     state.destroy_process_group()
 
 
+def start(number, processes, port, videos, output):
+    if processes > 1:
+        where = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "WORLD_SIZE": processes,
+            "LOCAL_WORLD_SIZE": processes,
+        }
+        os.environ.update({key: str(value) for key, value in (where | {"RANK": number, "LOCAL_RANK": number}).items()})
+    main(videos, output, seed=processes)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    fork = multiprocessing.get_context("fork")
+    for processes, output in enumerate(sys.argv[2:], start=1):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        group = [
+            fork.Process(target=start, args=(number, processes, port, Path(sys.argv[1]), Path(output)))
+            for number in range(processes)
+        ]
+        for process in group:
+            process.start()
+        for process in group:
+            process.join(100)
+        if any(process.exitcode != 0 for process in group):
+            for process in group:
+                process.kill()
+            sys.exit(f"{processes} processes: exit codes {[process.exitcode for process in group]}")

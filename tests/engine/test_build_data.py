@@ -30,6 +30,19 @@ def test_recipe_is_that_of_the_options():
     assert (recipe.short, recipe.num_clips, recipe.num_crops, recipe.short_side) == ("loop", 2, 3, 40)
 
 
+def test_recipe_has_the_protocol_of_the_options():
+    data = DataConfig(root=Path())
+    recipe = build_recipe(make(), data, EvaluationConfig(num_clips=2, average="logits"))
+    assert (recipe.average, recipe.protocol.name) == ("logits", "2x1 logits")
+    recipe = build_recipe(make(), data, EvaluationConfig(protocol="videomae", short_side=40))
+    assert (recipe.num_clips, recipe.num_crops, recipe.average) == (5, 3, "probabilities")
+    assert (recipe.protocol.name, recipe.protocol.short_side) == ("videomae", 40)
+    with pytest.raises(ValueError, match="protocol videomae has num_clips=5, but num_clips=2 is given as well"):
+        build_recipe(make(), data, EvaluationConfig(protocol="videomae", num_clips=2))
+    with pytest.raises(ValueError, match=r"'video_mae' is unknown; did you mean videomae\?"):
+        build_recipe(make(), data, EvaluationConfig(protocol="video_mae"))
+
+
 def test_recipe_takes_what_is_left_open_from_the_model():
     model = make()
     recipe = build_recipe(model, DataConfig(root=Path()), EvaluationConfig())

@@ -33,11 +33,11 @@ def test_label_that_training_does_not_have(tmp_path):
 
 
 def write_splits(folder, *, train=6, val=2):
-    """Files that hold nothing: finding them is all that is asked here."""
+    """Files that hold their names: finding them is all that is asked here."""
     for name, first, count in (("train", 0, train), ("val", train, val)):
         names = [f"{i}.mp4" for i in range(first, first + count)]
         for video in names:
-            (folder / video).write_bytes(b"0")
+            (folder / video).write_text(video)
         (folder / f"{name}.csv").write_text("path,label\n" + "".join(f"{video},a\n" for video in names))
     return DataConfig(root=folder, test=None)
 
@@ -125,7 +125,7 @@ def test_annotations_and_videos_in_folders_of_their_own(tmp_path):
     (tmp_path / "videos").mkdir()
     (tmp_path / "lists").mkdir()
     for name in ("a.mp4", "b.mp4"):
-        (tmp_path / "videos" / name).write_bytes(b"0")
+        (tmp_path / "videos" / name).write_text(name)
     (tmp_path / "lists" / "one.jsonl").write_text('{"path": "a.mp4", "label": "x"}\n')
     (tmp_path / "lists" / "two.jsonl").write_text('{"path": "b.mp4", "label": "x"}\n')
     data = DataConfig(root=tmp_path, videos=Path("videos"), train="lists/one.jsonl", val="lists/two.jsonl", test=None)
@@ -189,10 +189,29 @@ def test_what_another_decoder_could_not_read_is_not_bad_for_this_one(tmp_path):
         build_splits(with_options(data, decoder="pyav"))
 
 
-def test_a_copy_in_another_split_is_a_leak_where_a_scan_tells(tmp_path):
+def test_a_copy_in_another_split_is_a_leak(tmp_path):
     data = write_splits(tmp_path)
-    rows = [ScanRow(f"{i}.mp4", verdict="ok", sha256="same" if i in (2, 7) else str(i)) for i in range(8)]
+    (tmp_path / "7.mp4").write_bytes((tmp_path / "2.mp4").read_bytes())
+    with pytest.raises(
+        ValueError, match=r"1 leaks between splits: the content of .*2\.mp4 and .*7\.mp4 is in train and"
+    ):
+        build_splits(data)
+    assert build_splits(with_options(data, allow_leaks=True)).report[-1] == "1 videos or recordings are in two splits"
+    # what a split holds twice is its own affair
+    (tmp_path / "7.mp4").write_text("7")
+    (tmp_path / "3.mp4").write_bytes((tmp_path / "2.mp4").read_bytes())
+    build_splits(data)
+
+
+def test_a_scan_saves_reading_unless_a_file_has_changed(tmp_path):
+    data = write_splits(tmp_path)
+    rows = []
+    for i in range(8):
+        facts = (tmp_path / f"{i}.mp4").stat()
+        known = {"size_bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+        rows.append(ScanRow(f"{i}.mp4", verdict="ok", sha256="same" if i in (2, 7) else str(i), **known))
     write_scan(rows, tmp_path / "scan.csv")
     with pytest.raises(ValueError, match="1 leaks between splits"):
         build_splits(data)
-    assert build_splits(with_options(data, allow_leaks=True)).report[-1] == "1 videos or recordings are in two splits"
+    os.utime(tmp_path / "7.mp4", ns=(1, 1))
+    build_splits(data)

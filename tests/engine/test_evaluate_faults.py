@@ -1,15 +1,18 @@
 """Evaluation of videos that cannot be read, are not there, are left out, or are too short."""
 
 import json
+import math
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_checkpoints import tiny_checkpoint
 from tiny_runs import tiny_run
 from torch import nn
 
@@ -20,20 +23,36 @@ from timesformer_plus.data.manifests import Manifest, Sample
 from timesformer_plus.data.scan_table import ScanRow, write_scan
 from timesformer_plus.engine import evaluate as evaluate_module
 from timesformer_plus.engine import train as train_module
-from timesformer_plus.engine.batches import EvaluationBatches
+from timesformer_plus.engine import views as views_module
 from timesformer_plus.engine.clip_loading import UnreadableVideosError, read_batches, read_clips
 from timesformer_plus.engine.config import dump_config
-from timesformer_plus.engine.evaluate import evaluate, evaluate_checkpoint, predict_views, print_videos
+from timesformer_plus.engine.evaluate import evaluate, evaluate_checkpoint
+from timesformer_plus.engine.metrics import UNREADABLE
+from timesformer_plus.engine.predictions import load_predictions
+from timesformer_plus.engine.protocols import Protocol
+from timesformer_plus.engine.score_tables import print_videos
+from timesformer_plus.engine.views import ViewBatches, predict_views
 
 TOOLS = Path(__file__).parents[2] / "tools"
+TWO_VIEWS = Protocol(
+    "by hand", 2, 1, "probabilities", 2, "stride", 1, None, "repeat", (4, 4), None, None, (0.5,) * 3, (0.5,) * 3
+)
 
 
 class Faulty(torch.utils.data.Dataset):
     """``faults`` says which ``(index, view)`` raise what, ``short`` which are of a video with too few frames."""
 
-    def __init__(self, num_videos, *, faults=None, short=(), num_views=2):
-        samples = tuple(Sample(f"val/{i}.mp4", Path(f"/videos/val/{i}.mp4"), i % 2) for i in range(num_videos))
-        self.manifest = Manifest(samples, ("a", "b"), multi_label=False)
+    def __init__(self, num_videos, *, faults=None, short=(), num_views=2, pairs="", labels=None):
+        samples = tuple(
+            Sample(
+                f"val/{i}.mp4",
+                Path(f"/videos/val/{i}.mp4"),
+                i % 2 if labels is None else labels[i],
+                pairs[i : i + 1].strip("."),
+            )
+            for i in range(num_videos)
+        )
+        self.manifest = Manifest(samples, ("a", "b"), multi_label=labels is not None)
         self.num_views = num_views
         self.faults = faults or {}
         self.short = short
@@ -48,7 +67,8 @@ class Faulty(torch.utils.data.Dataset):
         if (index, view) in self.faults:
             raise self.faults[index, view]
         video = torch.full((3, 2, 4, 4), 100, dtype=torch.uint8)
-        return Clip(video, torch.tensor(index % 2), index, view, index, "", "", (index, view) in self.short)
+        label = torch.tensor(self.manifest.samples[index].label)
+        return Clip(video, label, index, view, index, "", "", (index, view) in self.short)
 
 
 class Constant(nn.Module):
@@ -76,7 +96,7 @@ def damaged(index, reason="frame 3 of 9 could not be read"):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_error_arrives_as_it_was_raised(num_workers):
     dataset = Faulty(4, faults={(2, 0): damaged(2), (2, 1): damaged(2)})
-    batches = EvaluationBatches(4, 2, batch_size=2)
+    batches = ViewBatches(range(4), 2, batch_size=2)
     clips = read_clips(dataset, batches, num_workers=num_workers)
     assert [next(clips).index.tolist() for _ in range(2)] == [[0, 0], [1, 1]]
     with pytest.raises(DecodeError) as caught:
@@ -92,7 +112,7 @@ def test_error_arrives_as_it_was_raised(num_workers):
 def test_error_of_the_system_arrives_as_it_was_raised(num_workers):
     dataset = Faulty(1, faults={(0, 0): OSError(5, "Input/output error", "/videos/val/0.mp4")})
     with pytest.raises(OSError, match="Input/output error") as caught:
-        next(read_clips(dataset, EvaluationBatches(1, 1, batch_size=1), num_workers=num_workers))
+        next(read_clips(dataset, ViewBatches(range(1), 1, batch_size=1), num_workers=num_workers))
     assert str(caught.value) == "[Errno 5] Input/output error: '/videos/val/0.mp4'"
     assert (caught.value.errno, caught.value.filename) == (5, "/videos/val/0.mp4")
 
@@ -101,60 +121,96 @@ def test_error_of_the_system_arrives_as_it_was_raised(num_workers):
 def test_mistakes_of_ours_are_not_taken_for_bad_videos(num_workers):
     dataset = Faulty(1, faults={(0, 0): KeyError("views")})
     with pytest.raises(KeyError, match="views"):
-        next(read_batches(dataset, EvaluationBatches(1, 1, batch_size=1), num_workers=num_workers))
+        next(read_batches(dataset, ViewBatches(range(1), 1, batch_size=1), num_workers=num_workers))
 
 
 def test_the_rest_of_a_batch_is_read():
     dataset = Faulty(3, faults={(1, 0): damaged(1)}, num_views=1)
-    (batch,) = read_batches(dataset, EvaluationBatches(3, 1, batch_size=3))
+    (batch,) = read_batches(dataset, ViewBatches(range(3), 1, batch_size=3))
     assert batch.clips.index.tolist() == [0, 2]
     assert [failure.key for failure in batch.unread] == [(0, 1, 0)]
     dataset = Faulty(2, faults={(0, 0): damaged(0), (1, 0): damaged(1)}, num_views=1)
-    (batch,) = read_batches(dataset, EvaluationBatches(2, 1, batch_size=2))
+    (batch,) = read_batches(dataset, ViewBatches(range(2), 1, batch_size=2))
     assert batch.clips is None
     assert len(batch.unread) == 2
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_all_unreadable_videos_are_named(num_workers):
+def test_unreadable_videos_are_wrong_and_named(num_workers):
     disk = OSError(5, "Input/output error")
     faults = {(1, 1): damaged(1, "is cut off;\ncopy it"), (3, 0): damaged(3), (3, 1): damaged(3), (6, 0): disk}
-    model, counts = Constant().train(), []
-    with pytest.raises(UnreadableVideosError) as caught:
-        predict_views(
-            model, Faulty(7, faults=faults), as_they_are, batch_size=4, num_workers=num_workers, on_batch=counts.append
-        )
-    assert str(caught.value) == (
-        "3 of 7 videos cannot be read: val/1.mp4 (is cut off; copy it); val/3.mp4 (frame 3 of 9 could not be read); "
-        "val/6.mp4 ([Errno 5] Input/output error); evaluation replaces none: get them again, or name them in a list to "
-        "exclude"
+    model, dataset, counts = Constant().train(), Faulty(7, faults=faults, pairs="pp..pq.q"), []
+    scored = evaluate(
+        model,
+        dataset,
+        as_they_are,
+        protocol=TWO_VIEWS,
+        batch_size=4,
+        num_workers=num_workers,
+        on_batch=counts.append,
     )
-    assert list(caught.value.errors) == ["val/1.mp4", "val/3.mp4", "val/6.mp4"]
-    assert caught.value.errors["val/3.mp4"].kind == "damaged"
-    # progress counts every clip; nothing is computed for a score that will not be; the model is handed back as it was
-    assert counts == [4, 4, 4, 2]
-    assert model.clips == 0
+    assert scored.unreadable == {
+        "val/1.mp4": "is cut off; copy it",
+        "val/3.mp4": "frame 3 of 9 could not be read",
+        "val/6.mp4": "[Errno 5] Input/output error",
+    }
+    # progress counts every clip, the model sees those that could be read and is handed back as it was
+    assert counts == [0, 4, 4, 4, 2]
+    assert model.clips == 10
     assert model.training
+    # all is taken for class a: of videos 0 2 4 6 of that class the last could not be read
+    metrics = scored.metrics
+    assert metrics["top1"] == 3 / 7
+    assert metrics["per_class"] == {"a": 0.75, "b": 0.0}
+    assert metrics["mean_class_accuracy"] == 0.375
+    assert scored.confusion == {"a": {"a": 3, UNREADABLE: 1}, "b": {"a": 1, UNREADABLE: 2}}
+    # what is about probabilities is about those that there are: of videos 0 2 4, right, and 5, wrong
+    chance = torch.sigmoid(torch.tensor(2.0).double()).item()
+    assert metrics["loss"] == pytest.approx(-(3 * math.log(chance) + math.log(1 - chance)) / 4)
+    assert metrics["ece"] == pytest.approx(abs(0.75 - chance))
+    assert metrics["pair"] == 0.0
 
 
-def test_ten_are_named_and_the_others_counted():
-    with pytest.raises(DecodeError) as caught:
-        evaluate(Constant(), Faulty(20, faults={(i, 0): damaged(i) for i in range(3, 15)}), as_they_are, batch_size=3)
+def test_an_unreadable_partner_makes_its_pair_wrong():
+    dataset = Faulty(3, pairs="p.p")
+    assert evaluate(Constant(), dataset, as_they_are, protocol=TWO_VIEWS, batch_size=4).metrics["pair"] == 1.0
+    dataset.faults = {(2, 1): damaged(2)}
+    assert evaluate(Constant(), dataset, as_they_are, protocol=TWO_VIEWS, batch_size=4).metrics["pair"] == 0.0
+
+
+def test_unreadable_videos_are_wrong_in_every_class_of_many(tmp_path):
+    dataset = Faulty(4, faults={(3, 0): damaged(3)}, labels=[(1, 0), (1, 1), (0, 0), (1, 1)])
+    file = tmp_path / "val.npz"
+    metrics = evaluate(Constant(), dataset, as_they_are, protocol=TWO_VIEWS, batch_size=3, predictions=file).metrics
+    # a is said of all, b of none; nothing at all of the last video
+    assert (metrics["accuracy/a"], metrics["accuracy/b"], metrics["accuracy"]) == (0.5, 0.5, 0.5)
+    # a: 2 of the first 3, then 3 of 4; b: 1 of 3, then 2 of 4
+    assert metrics["average_precision"] == pytest.approx({"a": 2 / 3 * 2 / 3 + 1 / 3 * 3 / 4, "b": (1 / 3 + 1 / 2) / 2})
+    assert metrics["mean_average_precision"] == pytest.approx(sum(metrics["average_precision"].values()) / 2)
+    chance = torch.sigmoid(torch.tensor(1.0).double()).item()
+    said = [chance, chance, chance, 1 - chance, 1 - chance, chance]  # of the right answers: a yes, b no, ...
+    assert metrics["loss"] == pytest.approx(-sum(map(math.log, said)) / 6)
+
+
+def test_where_nothing_can_be_read_there_is_no_score():
+    faults = {(i, 1): damaged(i) for i in range(12)}
+    with pytest.raises(UnreadableVideosError) as caught:
+        predict_views(Constant(), Faulty(12, faults=faults), as_they_are, protocol=TWO_VIEWS, batch_size=3)
     text = str(caught.value)
-    assert text.startswith("12 of 20 videos cannot be read: val/3.mp4 (")
+    assert text.startswith("12 of 12 videos cannot be read: val/0.mp4 (frame 3 of 9 could not be read); val/1.mp4 (")
     assert text.count(".mp4") == 10
-    assert "val/12.mp4" in text
     assert "; and 2 more; evaluation" in text
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == text
-    assert (again.total, len(again.errors)) == (20, 12)
+    assert (again.total, len(again.errors)) == (12, 12)
 
 
 def test_short_videos_are_counted_once_whatever_their_views():
     dataset = Faulty(5, short={(1, 0), (1, 1), (4, 1)})
-    assert evaluate(Constant(), dataset, as_they_are, batch_size=3).short_videos == 2
-    assert predict_views(Constant(), dataset, as_they_are, batch_size=3).short.tolist() == [0, 1, 0, 0, 1]
-    assert evaluate(Constant(), Faulty(5), as_they_are, batch_size=3).short_videos == 0
+    assert evaluate(Constant(), dataset, as_they_are, protocol=TWO_VIEWS, batch_size=3).short_videos == 2
+    said = predict_views(Constant(), dataset, as_they_are, protocol=TWO_VIEWS, batch_size=3)
+    assert said.short.tolist() == [0, 1, 0, 0, 1]
+    assert evaluate(Constant(), Faulty(5), as_they_are, protocol=TWO_VIEWS, batch_size=3).short_videos == 0
 
 
 @pytest.fixture
@@ -186,23 +242,36 @@ def run_main(monkeypatch, capfd, *words):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_evaluation_says_in_one_line_what_cannot_be_read(finished_run, videos, num_workers, monkeypatch, capfd):
+def test_unreadable_videos_are_printed_listed_and_told_by_the_exit_code(
+    checkpoint, direction, videos, num_workers, monkeypatch, capfd, tmp_path
+):
     folder, paths = videos
     spoil(paths[1])
     paths[4].write_text("dear reader")
-    words = [folder / "five.csv", "--model", finished_run[0] / "best", "--num_workers", num_workers]
-    code, _, error = run_main(monkeypatch, capfd, *words)
-    assert code == 1
-    assert error.count("\n") == 1
-    assert error.startswith(f"error: 2 of 5 videos cannot be read: test/{paths[1].name} (")
-    assert f"test/{paths[4].name} (is no video" in error
+    output, file = tmp_path / "result.json", tmp_path / "five.npz"
+    words = [folder / "five.csv", "--model", checkpoint, "--num_workers", num_workers]
+    code, printed, error = run_main(monkeypatch, capfd, *words, "--output", output, "--predictions", file)
+    assert (code, error) == (3, "")
+    result = json.loads(output.read_text())
+    names = [f"test/{paths[i].name}" for i in (1, 4)]
+    assert list(result["unreadable"]) == names
+    assert "is no video" in result["unreadable"][names[1]]
+    lines = [line for line in printed.splitlines() if line.startswith("could not be read, counts as wrong: ")]
+    assert [line.split(": ", 1)[1].split(" (")[0] for line in lines] == names
+    assert load_predictions(file).unreadable == result["unreadable"]
+    # the others are scored as if nothing were the matter: to the last bits, as their batch is another
+    whole = tmp_path / "whole.npz"
+    evaluate_checkpoint(direction / "five.csv", model=checkpoint, predictions=whole)
+    both = [load_predictions(path) for path in (file, whole)]
+    rest = [i for i, name in enumerate(both[0].ids) if name not in names]
+    torch.testing.assert_close(both[0].logits[rest], both[1].logits[rest], rtol=1e-4, atol=1e-4)
+    assert both[0].read.tolist() == [[name not in names] * 2 for name in both[0].ids]
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_training_says_in_one_line_what_a_worker_cannot_read(direction, split, tmp_path, capfd):
+def test_training_says_in_one_line_what_a_worker_cannot_read(direction, tmp_path, capfd):
     data = tmp_path / "data"
     shutil.copytree(direction, data)
-    bad = sorted((data / split).glob("*.mp4"))[3]
+    bad = sorted((data / "train").glob("*.mp4"))[3]
     spoil(bad)
     config = tiny_run(tmp_path / "run", data, epochs=1, data={"max_bad": 0, "num_workers": 1})
     file = tmp_path / "config.yaml"
@@ -213,34 +282,35 @@ def test_training_says_in_one_line_what_a_worker_cannot_read(direction, split, t
     error = capfd.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("error: ")
-    assert f"{split}/{bad.name}" in error
+    assert f"train/{bad.name}" in error
 
 
-def test_every_process_names_the_unreadable_videos_of_all(finished_run, videos):
+def test_the_main_process_names_the_unreadable_videos_of_all(checkpoint, videos, tmp_path):
     folder, paths = videos
-    spoil(paths[1])  # the second process's
-    spoil(paths[4])  # the first one's
+    spoil(paths[1])  # the first process's
+    spoil(paths[4])  # the second one's
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [TOOLS / "evaluate.py", folder / "five.csv", "--model", checkpoint, "--batch_size", 4]
+    words += ["--output", tmp_path / "r.json", "--predictions", tmp_path / "five.npz"]
     done = subprocess.run(
-        [*launcher, str(TOOLS / "evaluate.py"), str(folder / "five.csv"), "--model", str(finished_run[0] / "best")],
+        [*launcher, *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert done.returncode == 1
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) in (1, 2), done.stderr  # torchrun ends the others when it sees the first one gone
-    assert len(set(errors)) == 1
-    assert errors[0].startswith(f"error: 2 of 5 videos cannot be read: test/{paths[1].name} (")
-    assert f"test/{paths[4].name} (" in errors[0]
-    # no traceback of ours: what else there is comes from the launcher
-    assert "timesformer_plus/engine" not in done.stderr
-    assert "gather" not in done.stderr
+    assert done.returncode == 1  # the launcher's; it names that of the process
+    assert "exitcode  : 3" in done.stderr
+    assert done.stdout.count("could not be read, counts as wrong: ") == 2
+    assert len(json.loads((tmp_path / "r.json").read_text())["unreadable"]) == 2
+    assert "timesformer_plus/engine" not in done.stderr  # no traceback of ours
+    alone = evaluate_checkpoint(folder / "five.csv", model=checkpoint, batch_size=4, predictions=tmp_path / "alone.npz")
+    assert alone == json.loads((tmp_path / "r.json").read_text())
+    assert (tmp_path / "alone.npz").read_bytes() == (tmp_path / "five.npz").read_bytes()
 
 
-def test_scan_and_exclusions_are_those_of_training(finished_run, videos, tmp_path, monkeypatch, capfd):
+def test_scan_and_exclusions_are_those_of_training(checkpoint, videos, tmp_path, monkeypatch, capfd):
     folder, paths = videos
     spoil(paths[1])
     facts = paths[1].stat()
@@ -249,7 +319,7 @@ def test_scan_and_exclusions_are_those_of_training(finished_run, videos, tmp_pat
     exclude = tmp_path / "exclude.txt"
     exclude.write_text(f"test/{paths[2].name}\ntrain/0000.mp4\n")
     output = tmp_path / "result.json"
-    words = [folder / "five.csv", "--model", finished_run[0] / "best", "--exclude", exclude, "--output", output]
+    words = [folder / "five.csv", "--model", checkpoint, "--exclude", exclude, "--output", output]
     code, _, error = run_main(monkeypatch, capfd, *words)
     assert code == 1
     assert "4 expected, 3 found, 1 missing" in error  # the scan's verdict counts
@@ -273,29 +343,61 @@ def test_scan_and_exclusions_are_those_of_training(finished_run, videos, tmp_pat
     names = {f"test/{paths[i].name}" for i in (0, 3, 4)}
     rows = [line for line in (folder / "five.csv").read_text().splitlines() if line.split(",")[0] in names]
     (folder / "three.csv").write_text("\n".join(["path,label", *rows]) + "\n")
-    alone = evaluate_checkpoint(folder / "three.csv", model=finished_run[0] / "best", scan="none")
+    alone = evaluate_checkpoint(folder / "three.csv", model=checkpoint, scan="none")
     assert {**alone, "videos": None} == {**result, "videos": None}
     # and a root of their own is where the scan and the list begin
     elsewhere = tmp_path / "five.csv"
     shutil.copy(folder / "five.csv", elsewhere)
     monkeypatch.chdir(folder.parent)
-    moved = evaluate_checkpoint(
-        elsewhere, model=finished_run[0] / "best", root=Path(folder.name), exclude=exclude, max_missing=0.3
-    )
+    moved = evaluate_checkpoint(elsewhere, model=checkpoint, root=Path(folder.name), exclude=exclude, max_missing=0.3)
     assert moved == result
 
 
-def test_scan_that_is_not_there(finished_run, videos, monkeypatch, capfd):
+def test_a_signal_ends_it_with_the_code_of_the_signal(checkpoint, direction, tmp_path, monkeypatch, capfd):
+    read = views_module.read_batches
+
+    def signalled(*words, **options):
+        for batch in read(*words, **options):
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(views_module, "read_batches", signalled)
+    output, file = tmp_path / "result.json", tmp_path / "test.npz"
+    words = [direction / "test.csv", "--model", checkpoint, "--output", output, "--predictions", file]
+    code, _, error = run_main(monkeypatch, capfd, *words)
+    assert code == 128 + signal.SIGTERM
+    assert error.endswith("interrupted: there is no score\n")
+    assert not output.exists()
+    assert not file.exists()
+
+
+def test_a_worker_that_is_killed_is_an_error_of_one_line(checkpoint, videos, monkeypatch, capfd):
     folder, _ = videos
-    words = [folder / "five.csv", "--model", finished_run[0] / "best", "--scan", folder / "no.csv"]
+
+    monkeypatch.setattr(
+        "timesformer_plus.data.dataset.VideoDataset.__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    )
+    code, _, error = run_main(
+        monkeypatch, capfd, folder / "five.csv", "--model", checkpoint, "--num_workers", 1, "--timeout", 60
+    )
+    assert (code, error.count("\n")) == (1, 1)
+    assert error.startswith("error: ")
+    assert "test/" in error or "clip" in error
+    code, _, error = run_main(monkeypatch, capfd, folder / "five.csv", "--model", checkpoint, "--timeout", 0)
+    assert (code, error) == (1, "error: timeout=0.0 is not a positive number of seconds\n")
+
+
+def test_scan_that_is_not_there(checkpoint, videos, monkeypatch, capfd):
+    folder, _ = videos
+    words = [folder / "five.csv", "--model", checkpoint, "--scan", folder / "no.csv"]
     code, _, error = run_main(monkeypatch, capfd, *words)
     assert (code, error.count("\n")) == (1, 1)
     assert "no.csv: there is no such file" in error
 
 
-def test_limits_hold_in_evaluation(finished_run, videos, monkeypatch, capfd):
+def test_limits_hold_in_evaluation(checkpoint, videos, monkeypatch, capfd):
     folder, _ = videos
-    words = [folder / "five.csv", "--model", finished_run[0] / "best"]
+    words = [folder / "five.csv", "--model", checkpoint]
     code, _, error = run_main(monkeypatch, capfd, *words, "--limits.max_pixels", 100)
     assert (code, error.count("\n")) == (1, 1)
     assert error.startswith("error: 5 of 5 videos cannot be read: ")
@@ -304,18 +406,20 @@ def test_limits_hold_in_evaluation(finished_run, videos, monkeypatch, capfd):
     assert code == 2
     assert "limits.max_pixels=0: must be above 0" in error
     with pytest.raises(UnreadableVideosError, match=r"limits\.max_frames=3"):
-        evaluate_checkpoint(folder / "five.csv", model=finished_run[0] / "best", limits=Limits(max_frames=3))
+        evaluate_checkpoint(folder / "five.csv", model=checkpoint, limits=Limits(max_frames=3))
 
 
 def test_short_videos_are_in_the_result(direction, tmp_path):
-    config = tiny_run(tmp_path / "run", direction, epochs=1, data={"stride": 2})  # 15 of 8 frames
-    train_module.train(config)
-    result = evaluate_checkpoint(direction / "test.csv", model=tmp_path / "run" / "best")
+    model = tiny_checkpoint(tmp_path / "best", direction, stride=2)  # 15 of 8 frames
+    result = evaluate_checkpoint(direction / "test.csv", model=model)
     assert result["videos"]["short"] == result["videos"]["found"] == 8
+    assert result["protocol"]["stride"] == 2
 
 
 def test_counts_are_printed_a_line_each(capsys):
-    print_videos({"expected": 3, "found": 2, "missing": 1, "unreadable": 0, "excluded": 0, "short": 2})
+    print_videos(
+        {"expected": 3, "found": 2, "missing": 1, "unreadable": 0, "excluded": 0, "short": 2}, {"a b.mp4": "is cut off"}
+    )
     assert capsys.readouterr().out.splitlines() == [
         "videos expected: 3",
         "videos found: 2",
@@ -323,4 +427,5 @@ def test_counts_are_printed_a_line_each(capsys):
         "videos unreadable: 0",
         "videos excluded: 0",
         "videos short: 2 (scored, but with frames that come again)",
+        "could not be read, counts as wrong: a b.mp4 (is cut off)",
     ]

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from timesformer_plus.engine.metrics import (
+    UNREADABLE,
     better,
+    count_confusions,
+    expected_calibration_error,
     headline,
     pair_accuracy,
     per_class_accuracy,
@@ -60,6 +63,8 @@ def test_single_label_score():
     assert metrics == {
         "loss": pytest.approx((math.log(2) + math.log(4)) / 2, abs=1e-12),
         "top1": 0.5,
+        "mean_class_accuracy": 0.5,
+        "ece": 0.0,  # sure by one half, and right in one half
         "per_class": {"a": 1.0, "b": 0.0},
     }
 
@@ -83,6 +88,9 @@ def test_multi_label_score():
     assert metrics == {
         "loss": pytest.approx(-sum(map(math.log, chances)) / 8, abs=1e-12),
         "accuracy": 0.75,
+        # all have t; the one that has h shares the first place with one that has not
+        "mean_average_precision": 0.75,
+        "average_precision": {"t": 1.0, "h": 0.5},
         "accuracy/t": 0.75,
         "accuracy/h": 0.75,
         "pair": 0.5,
@@ -117,3 +125,80 @@ def test_better_is_higher_headline_then_lower_loss():
     assert better({"loss": 0.9, "top1": 0.5}, old)
     assert not better(old, old)
     assert not better({"loss": 0.1, "top1": 0.4}, old)
+
+
+def test_mean_class_accuracy_gives_every_class_the_same_weight():
+    probabilities = torch.eye(3)[[0, 0, 0, 0, 0]]
+    metrics = score(probabilities, torch.tensor([0, 0, 0, 0, 1]), classes=["a", "b", "c"])
+    assert metrics["top1"] == 0.8
+    assert metrics["mean_class_accuracy"] == 0.5  # of a and b; c has no video
+
+
+def test_calibration_error_by_hand():
+    # bins of 1/15: of (.6, .667] one of two is right, of (.933, 1] both are, and (0, .067] holds a wrong one
+    confidences = torch.tensor([0.62, 0.66, 1.0, 0.95, 0.05])
+    correct = torch.tensor([True, False, True, True, False])
+    gaps = [2 * abs(0.5 - 0.64), 2 * abs(1 - 0.975), 0.05]
+    assert expected_calibration_error(confidences, correct) == pytest.approx(sum(gaps) / 5)
+    assert expected_calibration_error(confidences, correct, bins=1) == pytest.approx(
+        abs(0.6 - confidences.mean().item())
+    )
+    assert expected_calibration_error(torch.ones(3), torch.ones(3).bool()) == 0.0
+    with pytest.raises(ValueError, match="of no videos"):
+        expected_calibration_error(torch.ones(0), torch.ones(0).bool())
+
+
+def test_calibration_error_does_not_hang_on_the_last_bit():
+    # all are as sure as one third, five fifteenths, give or take a rounding: one bin, in which one of three is right
+    third = torch.tensor(1 / 3, dtype=torch.float64)
+    confidences = torch.stack([third, torch.nextafter(third, torch.tensor(1.0).double()), 1 - 2 * third])
+    assert confidences.unique().numel() > 1
+    correct = torch.tensor([True, False, False])
+    assert expected_calibration_error(confidences, correct) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_confusions_sum_up_to_the_videos_of_each_class():
+    probabilities = torch.eye(3)[[1, 1, 0, 2]]
+    scored = torch.tensor([True, True, True, False])
+    counts = count_confusions(probabilities, torch.tensor([0, 0, 0, 0]), ["a", "b", "c"], scored)
+    assert counts == {"a": {"a": 1, "b": 2, UNREADABLE: 1}}
+    assert list(counts["a"]) == ["a", "b", UNREADABLE]
+    counts = count_confusions(probabilities, torch.tensor([2, 1, 0, 1]), ["a", "b", "c"], torch.ones(4).bool())
+    assert counts == {"a": {"a": 1}, "b": {"b": 1, "c": 1}, "c": {"b": 1}}
+
+
+def test_unreadable_videos_are_wrong_whatever_stands_in_their_place():
+    targets = torch.tensor([0, 1, 1, 0])
+    scored = torch.tensor([True, True, True, False])
+    given = torch.tensor([[0.75, 0.25], [0.25, 0.75], [0.75, 0.25], [1.0, 0.0]])
+    nothing = torch.where(scored[:, None], given, math.nan)
+    assert score(given, targets, classes=["a", "b"], scored=scored) == (
+        metrics := score(nothing, targets, classes=["a", "b"], scored=scored)
+    )
+    assert metrics["top1"] == 0.5
+    assert metrics["per_class"] == {"a": 0.5, "b": 0.5}
+    assert metrics["loss"] == pytest.approx(-(2 * math.log(0.75) + math.log(0.25)) / 3)
+    assert metrics["ece"] == pytest.approx(abs(2 / 3 - 0.75))
+    with pytest.raises(ValueError, match="nothing to score"):
+        score(nothing, targets, classes=["a", "b"], scored=torch.zeros(4).bool())
+
+
+def test_average_precision_leaves_out_classes_without_a_positive_video():
+    probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.3]])
+    metrics = score(probabilities, torch.tensor([[1, 0], [0, 0]]), classes=["a", "b"])
+    assert metrics["average_precision"] == {"a": 1.0}
+    assert metrics["mean_average_precision"] == 1.0
+    assert "average_precision" not in score(probabilities, torch.zeros(2, 2), classes=["a", "b"])
+
+
+def test_a_last_bit_decides_nothing():
+    half = torch.tensor(0.5, dtype=torch.float64)
+    above = torch.nextafter(half, torch.tensor(1.0).double())
+    for row in ([half, above], [above, half]):
+        assert top_k_correct(torch.stack(row)[None], torch.tensor([0]), 1).item()
+    metrics = score(torch.stack([half, above])[:, None], torch.tensor([[0], [0]]), classes=["a"])
+    assert metrics["accuracy"] == 1.0
+    # but the least probable ones are still told apart
+    tiny = torch.tensor([[1.0, 1e-40, 1e-30, 1e-200]], dtype=torch.float64)
+    assert top_k_correct(tiny, torch.tensor([2]), 2).item()
+    assert not top_k_correct(tiny, torch.tensor([1]), 2).item()

@@ -6,38 +6,38 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import tiny_run
+from tiny_checkpoints import tiny_checkpoint
 
 from timesformer_plus.data.decoders import DecodeError
 from timesformer_plus.data.manifests import read_csv
 from timesformer_plus.engine import predict as predict_module
 from timesformer_plus.engine.build_data import build_normalize, build_test_dataset
 from timesformer_plus.engine.checkpoint import load_checkpoint
+from timesformer_plus.engine.config import EvaluationConfig
 from timesformer_plus.engine.data_config import DataConfig
-from timesformer_plus.engine.evaluate import evaluate_checkpoint, predict_views
+from timesformer_plus.engine.evaluate import evaluate_checkpoint
 from timesformer_plus.engine.predict import predict, print_predictions
-from timesformer_plus.engine.train import train
+from timesformer_plus.engine.views import predict_views
 
 
-def test_prediction_is_what_evaluation_says_about_the_video(finished_run, direction):
-    folder, _ = finished_run
-    model, classes, recipe = load_checkpoint(folder / "best")
+def test_prediction_is_what_evaluation_says_about_the_video(checkpoint, direction):
+    model, classes, recipe = load_checkpoint(checkpoint)
     manifest = read_csv(direction / "test.csv", classes=classes)
     dataset = build_test_dataset(manifest, recipe, DataConfig(root=direction))
-    expected = predict_views(model, dataset, build_normalize(recipe), batch_size=2)
-    answer = predict(folder / "best", manifest.samples[3].path, topk=8)
+    said = predict_views(model, dataset, build_normalize(recipe), protocol=recipe.protocol, batch_size=2)
+    expected = said.probabilities()
+    answer = predict(checkpoint, manifest.samples[3].path, topk=8)
     assert [probability for _, probability in answer] == sorted((p for _, p in answer), reverse=True)
-    assert dict(answer) == pytest.approx(dict(zip(classes, expected.probabilities[3].tolist(), strict=True)), abs=1e-6)
+    assert dict(answer) == pytest.approx(dict(zip(classes, expected[3].tolist(), strict=True)), abs=1e-6)
     assert sum(probability for _, probability in answer) == pytest.approx(1)
-    assert predict(folder / "best", manifest.samples[3].path) == answer[:5]
+    assert predict(checkpoint, manifest.samples[3].path) == answer[:5]
 
 
 def test_multi_label_classes_have_probabilities_of_their_own(lattice, tmp_path):
-    config = tiny_run(tmp_path / "run", lattice, epochs=1, data={"multi_label": True})
-    train(config)
+    folder = tiny_checkpoint(tmp_path / "best", lattice, multi_label=True)
     video = next((lattice / "test").glob("*.mp4"))
-    answer = dict(predict(config.output / "best", video))
-    model, classes, recipe = load_checkpoint(config.output / "best")
+    answer = dict(predict(folder, video))
+    model, classes, recipe = load_checkpoint(folder)
     assert set(answer) == set(classes)
     manifest = read_csv(lattice / "test.csv", classes=classes, multi_label=True)
     dataset = build_test_dataset(manifest, recipe, DataConfig(root=lattice))
@@ -49,17 +49,42 @@ def test_multi_label_classes_have_probabilities_of_their_own(lattice, tmp_path):
     assert answer == pytest.approx(dict(zip(classes, views.mean(dim=0).tolist(), strict=True)), abs=1e-6)
 
 
+def test_answer_follows_the_protocol_of_the_checkpoint(direction, tmp_path):
+    evaluation = EvaluationConfig(protocol="paper_timesformer")
+    folder = tiny_checkpoint(tmp_path / "best", direction, scale=2.0, evaluation=evaluation, short_side=64)
+    model, classes, recipe = load_checkpoint(folder)
+    assert recipe.protocol.name == "paper_timesformer"
+    manifest = read_csv(direction / "test.csv", classes=classes)
+    dataset = build_test_dataset(manifest, recipe, DataConfig(root=direction))
+    model.eval()
+    with torch.no_grad():
+        clips = torch.stack([dataset[(0, 2, view)].video for view in range(3)])
+        logits = model(build_normalize(recipe)(clips)).double()
+    video = manifest.samples[2].path
+    of_logits, of_probabilities = logits.mean(dim=0).softmax(dim=0), logits.softmax(dim=1).mean(dim=0)
+    assert (of_logits - of_probabilities).abs().max() > 1e-4  # the views say different things
+    for expected, options in (
+        (of_logits, {}),
+        (of_logits, {"protocol": "paper_timesformer"}),
+        (of_logits, {"batch_size": 2}),
+        (of_probabilities, {"average": "probabilities"}),
+    ):
+        answer = dict(predict(folder, video, topk=8, **options))
+        assert answer == pytest.approx(dict(zip(classes, expected.tolist(), strict=True)), abs=1e-5)
+    with pytest.raises(ValueError, match="protocol 'swin' is unknown"):
+        predict(folder, video, protocol="swin")
+
+
 def run(monkeypatch, capsys, *words):
     monkeypatch.setattr("sys.argv", ["predict", *map(str, words)])
     predict_module.main()
     return capsys.readouterr().out
 
 
-def test_command_line_prints_the_most_probable_classes(finished_run, direction, monkeypatch, capsys):
-    folder, _ = finished_run
+def test_command_line_prints_the_most_probable_classes(checkpoint, direction, monkeypatch, capsys):
     video = next((direction / "test").glob("*.mp4"))
-    text = run(monkeypatch, capsys, video, "--model", folder / "best", "--topk", 3)
-    for name, probability in predict(folder / "best", video, topk=3):
+    text = run(monkeypatch, capsys, video, "--model", checkpoint, "--topk", 3)
+    for name, probability in predict(checkpoint, video, topk=3):
         assert f"{name} " in text
         assert f"{100 * probability:.1f} %" in text
     assert text.count(" %") == 3
@@ -74,15 +99,14 @@ def test_brackets_in_names_are_printed(monkeypatch, capsys):
     assert "a [bold] [/b].mp4" in text
 
 
-def test_checkpoint_that_cannot_be_read(finished_run, direction, tmp_path, monkeypatch, capsys):
-    folder, _ = finished_run
+def test_checkpoint_that_cannot_be_read(checkpoint, direction, tmp_path, monkeypatch, capsys):
     video = next((direction / "test").glob("*.mp4"))
     lost = tmp_path / "lost"
-    shutil.copytree(folder / "best", lost)
+    shutil.copytree(checkpoint, lost)
     (lost / "model.safetensors").unlink()
     damaged = tmp_path / "damaged"
-    shutil.copytree(folder / "best", damaged)
-    (damaged / "model.safetensors").write_bytes((folder / "best" / "model.safetensors").read_bytes()[:500])
+    shutil.copytree(checkpoint, damaged)
+    (damaged / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes()[:500])
     for checkpoint in (lost, damaged):
         with pytest.raises(SystemExit) as stop:
             run(monkeypatch, capsys, video, "--model", checkpoint)
@@ -93,25 +117,23 @@ def test_checkpoint_that_cannot_be_read(finished_run, direction, tmp_path, monke
         assert str(checkpoint) in error
 
 
-def test_unreadable_video(finished_run, tmp_path, monkeypatch, capsys):
-    folder, _ = finished_run
+def test_unreadable_video(checkpoint, tmp_path, monkeypatch, capsys):
     text = tmp_path / "letter.mp4"
     text.write_text("dear reader")
     with pytest.raises(DecodeError, match=r"letter\.mp4"):
-        predict(folder / "best", text)
+        predict(checkpoint, text)
     with pytest.raises(SystemExit) as stop:
-        run(monkeypatch, capsys, text, "--model", folder / "best")
+        run(monkeypatch, capsys, text, "--model", checkpoint)
     assert stop.value.code == 1
     assert capsys.readouterr().err.startswith(f"error: {text}: ")
 
 
-def test_folder_that_is_no_checkpoint(finished_run, tmp_path, direction):
-    folder, _ = finished_run
+def test_folder_that_is_no_checkpoint(checkpoint, tmp_path, direction):
     video = next((direction / "test").glob("*.mp4"))
     with pytest.raises(ValueError, match=r"holds no config\.json; give the best/ or last/ folder"):
-        predict(folder, video)
+        predict(direction, video)
     other = tmp_path / "other"
-    shutil.copytree(folder / "best", other)
+    shutil.copytree(checkpoint, other)
     config = json.loads((other / "config.json").read_text())
     del config["clips"]
     (other / "config.json").write_text(json.dumps(config))
@@ -121,14 +143,13 @@ def test_folder_that_is_no_checkpoint(finished_run, tmp_path, direction):
     with pytest.raises(ValueError, match=r"config\.json is no JSON \(.*; copy it again"):
         predict(other, video)
     with pytest.raises(ValueError, match="topk=0 is not positive"):
-        predict(folder / "best", video, topk=0)
+        predict(checkpoint, video, topk=0)
 
 
-def test_checkpoint_of_another_version(finished_run, direction, tmp_path, monkeypatch, capsys):
-    folder, _ = finished_run
+def test_checkpoint_of_another_version(checkpoint, direction, tmp_path, monkeypatch, capsys):
     video = next((direction / "test").glob("*.mp4"))
     other = tmp_path / "other"
-    shutil.copytree(folder / "best", other)
+    shutil.copytree(checkpoint, other)
     config = json.loads((other / "config.json").read_text())
     recipe = config["clips"]
 
@@ -149,49 +170,43 @@ def test_checkpoint_of_another_version(finished_run, direction, tmp_path, monkey
     assert "are unknown: 'step'; missing: 'stride', 'mean';" in error_with({**recipe, "step": 2})
 
 
-def test_checkpoint_from_before_an_option_takes_its_default(finished_run, tmp_path):
-    folder, _ = finished_run
+def test_checkpoint_from_before_an_option_takes_its_default(checkpoint, tmp_path):
     older = tmp_path / "older"
-    shutil.copytree(folder / "best", older)
+    shutil.copytree(checkpoint, older)
     config = json.loads((older / "config.json").read_text())
-    del config["clips"]["decode_size"]
+    for key in ("decode_size", "average", "protocol_name"):
+        del config["clips"][key]
     (older / "config.json").write_text(json.dumps(config))
-    assert load_checkpoint(older).recipe == load_checkpoint(folder / "best").recipe
+    (older / "manifest.json").unlink()  # nor had they one
+    assert load_checkpoint(older).recipe == load_checkpoint(checkpoint).recipe
 
 
-def test_number_of_views(finished_run, direction, monkeypatch, capsys):
-    folder, _ = finished_run
+def test_number_of_views(checkpoint, direction, monkeypatch, capsys):
     video = next((direction / "test").glob("*.mp4"))
     for name in ("num_clips", "num_crops"):
         for number in (0, -1):
             with pytest.raises(ValueError, match=f"{name}={number}: give at least 1, or leave it out"):
-                predict(folder / "best", video, **{name: number})
+                predict(checkpoint, video, **{name: number})
             with pytest.raises(ValueError, match=f"{name}={number}: give at least 1"):
-                evaluate_checkpoint(direction / "test.csv", model=folder / "best", **{name: number})
+                evaluate_checkpoint(direction / "test.csv", model=checkpoint, **{name: number})
     with pytest.raises(SystemExit):
-        run(monkeypatch, capsys, video, "--model", folder / "best", "--num_clips", 0)
+        run(monkeypatch, capsys, video, "--model", checkpoint, "--num_clips", 0)
     assert capsys.readouterr().err.startswith("error: num_clips=0: ")
-    assert load_checkpoint(folder / "best").recipe.num_clips == 2
-    recipe = load_checkpoint(folder / "best", num_clips=1, num_crops=3).recipe
-    assert (recipe.num_clips, recipe.num_crops) == (1, 3)
-    assert load_checkpoint(folder / "best", num_crops=3).recipe.num_clips == 2
 
 
-def test_video_that_is_not_there(finished_run, tmp_path, monkeypatch, capsys):
-    folder, _ = finished_run
+def test_video_that_is_not_there(checkpoint, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
-        run(monkeypatch, capsys, tmp_path / "no.mp4", "--model", folder / "best")
+        run(monkeypatch, capsys, tmp_path / "no.mp4", "--model", checkpoint)
     assert capsys.readouterr().err == (
         f"error: {tmp_path / 'no.mp4'}: there is no such file; check the path, or the manifest's root\n"
     )
 
 
-def test_limits_hold_in_prediction(finished_run, direction, monkeypatch, capsys):
-    folder, _ = finished_run
+def test_limits_hold_in_prediction(checkpoint, direction, monkeypatch, capsys):
     video = next((direction / "test").glob("*.mp4"))
     with pytest.raises(SystemExit):
-        run(monkeypatch, capsys, video, "--model", folder / "best", "--limits.max_frames", 3)
+        run(monkeypatch, capsys, video, "--model", checkpoint, "--limits.max_frames", 3)
     error = capsys.readouterr().err
     assert error.startswith(f"error: {video}: is too large: 8 frames")
     assert error.count("\n") == 1
-    assert run(monkeypatch, capsys, video, "--model", folder / "best", "--limits.max_frames", 8)
+    assert run(monkeypatch, capsys, video, "--model", checkpoint, "--limits.max_frames", 8)

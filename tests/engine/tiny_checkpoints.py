@@ -15,7 +15,7 @@ from timesformer_plus.engine.data_config import DataConfig
 
 
 def tiny_checkpoint(folder, root, *, seed=0, scale=10.0, evaluation=None, multi_label=False, **recipe):
-    """Save one for the videos in ``root``, whose classes are those of its test split; ``scale`` sharpens its answers."""
+    """Save one for the videos and classes in ``root``; ``scale`` sharpens what it says."""
     data = DataConfig(root=Path(root), multi_label=multi_label)
     classes = read_csv(data.root / "test.csv", multi_label=multi_label).classes
     torch.manual_seed(seed)

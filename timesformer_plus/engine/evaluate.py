@@ -21,18 +21,24 @@ from timesformer_plus.data.transforms import Normalize
 from timesformer_plus.engine.build_data import build_normalize, build_test_dataset, choose_views
 from timesformer_plus.engine.build_splits import SplitReader
 from timesformer_plus.engine.checkpoint import load_checkpoint
-from timesformer_plus.engine.data_config import DataConfig
+from timesformer_plus.engine.data_config import DataConfig, require
+from timesformer_plus.engine.interrupt import exit_code, interrupts
+from timesformer_plus.engine.memory import MemoryShortageError, is_out_of_memory
 from timesformer_plus.engine.metrics import Metrics, count_confusions, score
 from timesformer_plus.engine.predictions import Predictions, save_predictions
 from timesformer_plus.engine.processes import join_processes, set_threads
 from timesformer_plus.engine.protocols import Average, Protocol
+from timesformer_plus.engine.reading_workers import WorkerError
 from timesformer_plus.engine.score_tables import print_classes, print_metrics, print_videos, write_confusion
 from timesformer_plus.engine.views import Interrupted as Interrupted
 from timesformer_plus.engine.views import predict_views
+from timesformer_plus.engine.watch import PeerFailedError, Watch
 
 USUAL_LIMITS = Limits()
 # exit code where there is a score, but videos that could not be read are in it as wrong
 EXIT_UNREADABLE = 3
+# errors that are told in one line, without a traceback
+EXPECTED = (ValueError, ImportError, OSError, DecodeError, WorkerError, MemoryShortageError, PeerFailedError)
 
 
 class Evaluation(NamedTuple):
@@ -63,6 +69,7 @@ def evaluate(
     timeout: float = 0.0,
     requested: Callable[[], bool] | None = None,
     on_batch: Callable[[int], None] | None = None,
+    on_wait: Callable[[], None] | None = None,
     predictions: Path | None = None,
 ) -> Evaluation:
     """Score a model on a data set; see ``predict_views`` for the other arguments and what else it raises.
@@ -74,28 +81,39 @@ def evaluate(
         protocol: How the views are cut and averaged.
         batch_size: Greatest number of clips in a forward pass, in every process.
         num_workers: Processes that read ahead, for every process.
-        timeout: Seconds after which a worker counts as hung; 0 waits for ever.
+        timeout: Seconds that workers may take for a batch; 0 waits for ever.
         requested: Whether this process is to stop.
-        on_batch: Called with the number of clips after every batch.
+        on_batch: Called before the first batch with 0, and with the number of clips after every one.
+        on_wait: Called when this process is done with its videos and may have to wait for the others.
         predictions: File to keep every view's logits in, see ``predictions``; ``None`` for none.
 
     Returns:
         The same in every process; computed from the logits that are kept, in the main one.
 
     Raises:
+        MemoryShortageError: ``batch_size`` is too large.
         OSError: ``predictions`` cannot be written.
     """
-    said = predict_views(
-        model,
-        dataset,
-        normalize,
-        protocol=protocol,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        timeout=timeout,
-        requested=requested,
-        on_batch=on_batch,
-    )
+    try:
+        said = predict_views(
+            model,
+            dataset,
+            normalize,
+            protocol=protocol,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            timeout=timeout,
+            requested=requested,
+            on_batch=on_batch,
+            on_wait=on_wait,
+        )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryShortageError(
+            f"scoring {batch_size} clips at a time needs more memory than there is; lower evaluation.batch_size of a "
+            "training, --batch_size of tools/evaluate.py"
+        ) from error
     outcome: list[Evaluation | OSError | None] = [None]
     if said is not None:
         try:
@@ -164,7 +182,7 @@ def evaluate_checkpoint(
         average: What a video's views are averaged in: probabilities, or logits; null for that of training's evaluation.
         batch_size: Greatest number of clips in a forward pass, in every process.
         num_workers: Processes that read videos ahead, in every process.
-        timeout: Seconds without a word from a worker after which it counts as hung; 0 waits for ever.
+        timeout: Seconds without progress of any process after which the evaluation ends with an error.
         decoder: Video reader.
         limits: What a file may ask of this machine.
         image_fps: Frames a second of videos that come as folders of images or .npy arrays.
@@ -185,8 +203,13 @@ def evaluate_checkpoint(
         ValueError: The folder is not a checkpoint, the manifest, the scan or the list is malformed, or the manifest has
             other classes than the model; or a protocol is unknown or contradicted.
         UnreadableVideosError: Not one of the videos can be read; a ``DecodeError``.
+        MemoryShortageError: ``batch_size`` is too large.
+        WorkerError: A process that reads videos was killed, or hangs.
+        PeerFailedError: Another process has failed; the message is about that one.
+        KeyboardInterrupt: SIGINT, SIGTERM or SIGUSR1 asked to stop.
     """
-    state = join_processes()
+    require(timeout > 0, f"timeout={timeout} is not a positive number of seconds")
+    state = join_processes(timeout=timeout)
     set_threads(threads)
     network, classes, recipe = load_checkpoint(model)
     recipe = choose_views(recipe, protocol=protocol, num_clips=num_clips, num_crops=num_crops, average=average)
@@ -212,16 +235,23 @@ def evaluate_checkpoint(
     if state.is_main_process:
         for line in reader.lines:
             print(line)
-    evaluation = evaluate(
-        network.to(state.device),
-        dataset,
-        build_normalize(recipe),
-        protocol=recipe.protocol,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        timeout=timeout,
-        predictions=predictions,
-    )
+    with interrupts() as interrupt, Watch(timeout, interrupt=interrupt, expected=(KeyboardInterrupt,)) as watch:
+        try:
+            evaluation = evaluate(
+                network.to(state.device),
+                dataset,
+                build_normalize(recipe),
+                protocol=recipe.protocol,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                timeout=watch.reading_timeout,
+                requested=lambda: interrupt.requested,
+                on_batch=lambda _: watch.at("scoring videos"),
+                on_wait=lambda: watch.at("waiting for the scores of the others", waits=True),
+                predictions=predictions,
+            )
+        except Interrupted:
+            raise KeyboardInterrupt(interrupt.signal) from None
     result = {
         **evaluation.metrics,
         "protocol": recipe.protocol.as_dict(),
@@ -256,7 +286,10 @@ def main() -> None:
         if join_processes().is_main_process:
             _print_result(f"{options.model} on {options.manifest}", result)
             code = EXIT_UNREADABLE if result["unreadable"] else 0
-    except (ValueError, ImportError, OSError, DecodeError) as error:
+    except KeyboardInterrupt as stop:
+        sys.stderr.write("interrupted: there is no score\n")
+        code = exit_code(stop)
+    except EXPECTED as error:
         # one write a line: the processes share a terminal
         sys.stderr.write(f"error: {error}\n")
         code = 1

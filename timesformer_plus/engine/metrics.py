@@ -32,9 +32,18 @@ def top_k_correct(probabilities: Tensor, targets: Tensor, k: int) -> Tensor:
     return (_ranked(probabilities)[:, :k] == targets[:, None]).any(dim=-1)
 
 
+def _settled(probabilities: Tensor) -> Tensor:
+    """Probabilities as they are compared: their logarithms to ten decimals.
+
+    The last bit of a mean over views is a matter of chance (torch computes the same exponential differently by where it
+    stands in an array) and must not decide between equals, nor whether one half is more than one half.
+    """
+    return probabilities.double().clamp(min=1e-300).log().round(decimals=10)
+
+
 def _ranked(probabilities: Tensor) -> Tensor:
     # a stable sort: a model that gives all classes the same probability must not be right k times as often as chance
-    return probabilities.argsort(dim=-1, descending=True, stable=True)
+    return _settled(probabilities).argsort(dim=-1, descending=True, stable=True)
 
 
 def per_class_accuracy(correct: Tensor, targets: Tensor, classes: Sequence[str]) -> dict[str, float]:
@@ -178,7 +187,8 @@ def _score_multi_label(
     probabilities: Tensor, targets: Tensor, classes: Sequence[str], pairs: Sequence[str], scored: Tensor
 ) -> Metrics:
     positive = targets > 0.5
-    correct = ((probabilities > 0.5) == positive) & scored[:, None]
+    says = _settled(probabilities) > _settled(torch.tensor(0.5))
+    correct = (says == positive) & scored[:, None]
     likelihood = torch.where(positive, probabilities, 1 - probabilities).clamp(min=LEAST_PROBABILITY)[scored]
     accuracy = correct.double().mean(dim=0)
     metrics: Metrics = {"loss": -likelihood.log().mean().item(), "accuracy": accuracy.mean().item()}
@@ -198,7 +208,8 @@ def _average_precisions(
 ) -> dict[str, float]:
     from sklearn.metrics import average_precision_score
 
-    ranked = torch.where(scored[:, None], probabilities, -1.0).numpy()  # unreadable: behind every other video
+    # unreadable: behind every other video
+    ranked = torch.where(scored[:, None], _settled(probabilities), -1000.0).numpy()
     return {
         name: float(average_precision_score(positive[:, k].numpy(), ranked[:, k]))
         for k, name in enumerate(classes)

@@ -142,7 +142,7 @@ def load_predictions(path: Path) -> Predictions:
         OSError: It cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no file of predictions, or a damaged one ({error}); evaluate again") from error

@@ -102,6 +102,7 @@ def predict_views(
     timeout: float = 0.0,
     requested: Callable[[], bool] | None = None,
     on_batch: Callable[[int], None] | None = None,
+    on_wait: Callable[[], None] | None = None,
 ) -> Predictions | None:
     """Run a model over all views of all videos, shared out among the processes as the module describes.
 
@@ -116,9 +117,10 @@ def predict_views(
         protocol: How the views are cut and are to be averaged; kept with the predictions.
         batch_size: Greatest number of clips in a forward pass, in every process.
         num_workers: Processes that read ahead, for every process.
-        timeout: Seconds after which a worker counts as hung; 0 waits for ever.
+        timeout: Seconds that workers may take for a batch; 0 waits for ever.
         requested: Whether this process is to stop: it then reads no more, and all raise ``Interrupted``.
-        on_batch: Called with the number of clips after every batch.
+        on_batch: Called before the first batch with 0, and with the number of clips after every one.
+        on_wait: Called when this process is done with its videos and may have to wait for the others.
 
     Returns:
         The predictions in the main process, ``None`` in the others.
@@ -126,6 +128,7 @@ def predict_views(
     Raises:
         UnreadableVideosError: Not one of the videos can be read; a ``DecodeError``.
         Interrupted: This or another process was to stop.
+        WorkerError: A worker was killed, or hangs.
         ValueError: ``batch_size`` is below one, or the model's logits are not finite.
     """
     state = join_processes()
@@ -139,8 +142,12 @@ def predict_views(
         rank=state.process_index,
         world_size=state.num_processes,
     )
+    if on_batch is not None:
+        on_batch(0)
     with _evaluating(model):
         share = _read_share(model, dataset, normalize, keys, num_workers, timeout, requested, on_batch)
+    if on_wait is not None:
+        on_wait()
     found = _everywhere(_summary(share))
     if any(one.stopped for one in found):
         raise Interrupted("stopped while videos were scored")
@@ -195,13 +202,13 @@ def _read_share(
     normalize: Normalize,
     keys: ViewBatches,
     num_workers: int,
-    timeout: float,  # noqa: ARG001  handed to read_batches once that takes one
+    timeout: float,
     requested: Callable[[], bool] | None,
     on_batch: Callable[[int], None] | None,
 ) -> _Share:
     weight = next(model.parameters())
     share = _Share([], [], set(), {}, False)
-    for clips, failures in read_batches(dataset, keys, num_workers=num_workers):
+    for clips, failures in read_batches(dataset, keys, num_workers=num_workers, timeout=timeout):
         if requested is not None and requested():
             return share._replace(stopped=True)
         for failure in failures:
@@ -210,7 +217,7 @@ def _read_share(
             # parameters are float64 or float32; autocast is inside the model's forward where it is on
             logits = model(normalize(clips.video.to(weight.device), weight.dtype))
             # half precisions fit into float32, bit for bit
-            share.logits.append(logits.to(torch.promote_types(logits.dtype, torch.float32)).cpu())
+            share.logits.append(logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).cpu())
             indices: list[int] = clips.index.tolist()  # type: ignore[attr-defined]  # collated: one number a clip
             views: list[int] = clips.view.tolist()  # type: ignore[attr-defined]
             shorts: list[bool] = clips.short.tolist()  # type: ignore[attr-defined]
