@@ -1,0 +1,255 @@
+"""Every recipe in configs/: its header says what it must, and its command is one that works."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from timesformer_plus.data.motion import write_motion
+from timesformer_plus.engine.batches import GlobalBatches
+from timesformer_plus.engine.build import build_model, build_optimizer, build_scheduler
+from timesformer_plus.engine.build_data import build_mixer, build_recipe
+from timesformer_plus.engine.config import ModelConfig, parse_train_config
+from timesformer_plus.engine.train import train
+
+ROOT = Path(__file__).parents[1]
+# a sweep is read by tools/ablate.py, a launcher's configuration by accelerate
+RECIPES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if path.relative_to(ROOT / "configs").parts[0] not in ("ablations", "accelerate")
+)
+PAPER = [name for name in RECIPES if Path(name).name.startswith("timesformer_")]
+CLASSES = {"kinetics": 400, "something_v2": 174, "ucf101": 101, "hmdb51": 51}
+
+
+def header(name):
+    lines = (ROOT / name).read_text().splitlines()
+    end = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return lines[:end]
+
+
+def command(name):
+    """Words of the training command in the header."""
+    text = "\n".join(line.removeprefix("#") for line in header(name)).replace("\\\n", " ")
+    found = [line for line in text.splitlines() if line.startswith("   ") and f"--config {name}" in line]
+    assert found, f"{name}: the header has no indented command with --config {name}"
+    return shlex.split(found[-1])
+
+
+def processes(words):
+    """How many processes a command starts."""
+    count = 1
+    for option in ("--nproc_per_node", "--nnodes", "--num_processes"):
+        if option in words:
+            count *= int(words[words.index(option) + 1])
+    return count
+
+
+def config_of(name, *more):
+    words = command(name)
+    return parse_train_config([*words[words.index("tools/train.py") + 1 :], *more])
+
+
+@pytest.fixture(autouse=True)
+def _in_the_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_there_is_a_recipe_for_everybody():
+    assert {Path(name).stem for name in RECIPES if "kinetics400" in name} >= {
+        "timesformer_base",
+        "timesformer_hr",
+        "timesformer_l",
+        "vit_small_finetune",
+        "vit_base_finetune",
+    }
+    assert {Path(name).stem for name in RECIPES if "ssv2" in name} >= {
+        "timesformer_base",
+        "timesformer_hr",
+        "timesformer_l",
+    }
+    assert {"configs/ucf101.yaml", "configs/hmdb51.yaml", "configs/own_videos.yaml"} <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_header_says_command_cost_result_and_source(name):
+    text = header(name)
+    for part in ("Cost:", "Result:", "Source:"):
+        (line,) = [line for line in text if line.startswith(f"# {part} ")]
+        assert len(line.split()) > 3, f"{name}: {line}"
+    # what was not measured says so; what was is a number
+    for part in ("Cost:", "Result:"):
+        start = next(i for i, line in enumerate(text) if line.startswith(f"# {part} "))
+        entry = text[start]
+        for line in text[start + 1 :]:
+            if not line.startswith("#   "):
+                break
+            entry += line.removeprefix("#  ")
+        assert re.search(r"\d", entry) or "not measured" in entry.lower(), f"{name}: {entry}"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_files_named_in_the_header_exist(name):
+    text = "\n".join(header(name))
+    for path in re.findall(r"(?:configs|tools|tests)/[\w/]+\.(?:yaml|py)", text):
+        assert (ROOT / path).is_file(), path
+    for path in re.findall(r"(?<![\w/])\w+\.yaml", text):
+        assert (ROOT / name).with_name(path).is_file(), path
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_command_is_accepted_and_its_batch_divides(name):
+    config = config_of(name)
+    world_size = processes(command(name))
+    assert config.world_size in ((None, 1) if world_size == 1 else (world_size,))
+    mixes = build_mixer(config.augment, num_classes=10) is not None
+    batches = GlobalBatches(
+        100_000,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=0,
+        world_size=world_size,
+        accumulate=config.accumulate,
+        repeats=config.augment.repeats,
+        pairs=mixes,
+    )
+    assert batches.micro_size * world_size * config.accumulate == config.batch_size
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_other_worlds_that_the_header_names_divide_too(name):
+    text = "\n".join(header(name))
+    for world_size in map(int, re.findall(r"--world_size (\d+)", text)):
+        sentence = next(part for part in re.split(r"\.\s", text) if f"--world_size {world_size}" in part)
+        given = re.search(r"--accumulate (\d+)", sentence)
+        config = config_of(name)
+        accumulate = int(given[1]) if given else config.accumulate
+        assert config.batch_size % (world_size * accumulate) == 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_model_can_be_made_and_trained_by_its_optimizer(name):
+    config = config_of(name)
+    model = dataclasses.replace(config.model, pretrained=False)
+    with torch.device("meta"):
+        network = build_model(model, config.data, num_classes=CLASSES.get(config.data.format, 8))
+    recipe = build_recipe(network, config.data, config.evaluation)
+    assert recipe.protocol.name == (config.evaluation.protocol or recipe.protocol.name)
+    overlay = model.args.get("pretrained_cfg_overlay", {})
+    if "mean" in overlay:
+        assert recipe.mean == tuple(overlay["mean"])
+    # what the weights are called is what the model is
+    for size in ("small", "base"):
+        if f"vit_{size}" in str(overlay.get("file", "")):
+            assert f"_{size}_" in model.name
+    optimizer = build_optimizer(network, config.optim)
+    scheduler = build_scheduler(optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=10)
+    peak = 0.0
+    for step in range(10 * config.epochs):
+        scheduler.step_update(step)
+        peak = max(peak, *(group["lr"] for group in optimizer.param_groups))
+    assert peak == pytest.approx(config.optim.lr, rel=0.1)  # a cosine is lower where its warm-up ends
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_settings(name):
+    config = config_of(name)
+    with torch.device("meta"):
+        network = build_model(dataclasses.replace(config.model, pretrained=False), config.data, num_classes=400)
+    recipe = build_recipe(network, config.data, config.evaluation)
+    frames, side = {"base": (8, 224), "hr": (16, 448), "l": (96, 224)}[Path(name).stem.split("_")[1]]
+    if name == "configs/ssv2/timesformer_l.yaml":
+        frames = 64
+    assert (recipe.num_frames, recipe.img_size) == (frames, (side, side))
+    assert (recipe.num_clips, recipe.num_crops, recipe.average) == (1, 3, "logits")
+    assert (recipe.mean, recipe.std) == ((0.45,) * 3, (0.225,) * 3)
+    if "kinetics400" in name:
+        assert (recipe.sampling, recipe.stride) == ("stride", {8: 32, 16: 16, 96: 4}[frames])
+        assert config.augment.hflip == 0.5
+    else:
+        assert recipe.sampling == "segments"
+        assert config.augment.hflip == 0  # left and right are classes
+    assert (config.epochs, config.batch_size, config.precision) == (15, 64, "fp32")
+    assert config.augment.short_side == ((448, 512) if side == 448 else (256, 320))
+    optimizer = build_optimizer(network, config.optim)
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    decayed = set()
+    for group in optimizer.param_groups:
+        assert group["nesterov"]
+        assert group["momentum"] == 0.9
+        assert group["weight_decay"] in (0, 1e-4)
+        decayed |= {names[parameter] for parameter in group["params"] if group["weight_decay"]}
+    # norms and biases are decayed, other than the engine has it by default
+    assert set(names.values()) - decayed == {"cls_token", "pos_embed", "time_embed"}
+    scheduler = build_scheduler(optimizer, config.schedule, epochs=15, steps_per_epoch=100)
+    rates = []
+    for step in range(1500):
+        scheduler.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    # timm lowers the rate one update before the milestone
+    assert rates[:1099] == [5e-3] * 1099
+    assert rates[1099:1399] == pytest.approx([5e-4] * 300)
+    assert rates[1399:] == pytest.approx([5e-5] * 101)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return write_motion(
+        "direction", tmp_path_factory.mktemp("direction") / "data", train=16, val=8, test=8, progress=False
+    )
+
+
+# of those that differ in their data alone, one
+SMALL = [name for name in RECIPES if name not in PAPER or name.endswith("base.yaml")]
+SMALL = [name for name in SMALL if "lattice" not in name and "drift" not in name and "vit_base" not in name]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_two_updates_of_a_small_model_with_everything_else_as_it_is(name, videos, tmp_path):
+    config = config_of(name, "--output", str(tmp_path / "run"))
+    kept = {"drop_path_rate", "drop_rate", "global_pool", "class_token", "fc_norm"}
+    args = {key: value for key, value in config.model.args.items() if key in kept}
+    small = dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data,
+            root=videos,
+            train="train.csv",
+            val="val.csv",
+            test=None if config.data.test is None else "test.csv",
+            format="csv",
+            videos=None,
+            num_frames=8,
+            stride=1,
+            img_size=32,
+            decode_size=None,
+            num_workers=0,
+            cache_dir=None,
+            cache_mb=0,
+        ),
+        model=ModelConfig(
+            name="timesformer_test_patch8_32",
+            pattern=config.model.pattern,
+            args={"depth": 1, "embed_dim": 32, "num_heads": 2, **args},
+        ),
+        augment=dataclasses.replace(config.augment, short_side=config.augment.short_side and (36, 40)),
+        schedule=dataclasses.replace(
+            config.schedule, warmup_epochs=0.5 if config.schedule.warmup_epochs else 0, milestones=(1,)
+        ),
+        evaluation=dataclasses.replace(config.evaluation, short_side=None, batch_size=None),
+        epochs=1,
+        batch_size=8 * config.augment.repeats,
+        world_size=None,
+        threads=1,
+        progress=False,
+        trackers=(),
+        precision="fp32",  # accelerate refuses another one in the same process
+    )
+    result = train(small)
+    assert result["status"] == "finished"
+    assert result["steps"] == 2
+    assert result["protocol"]["name"] == (config.evaluation.protocol or result["protocol"]["name"])
