@@ -134,6 +134,33 @@ def test_what_is_right_is_taken(parser, tmp_path):
     assert config.model.args == {"depth": 3, "name": None, "embed_dim": 8}
 
 
+def test_one_key_of_a_mapping_in_a_mapping(parser, tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("model: {args: {depth: 3, overlay: {file: a, classes: 5, mean: [0.5]}}}\n")
+    base = ["--output", "o", "--data.root", "v", "--config", str(file)]
+    words = [
+        "--model.args.overlay.file",
+        "b",
+        "--epochs",
+        "3",
+        "--model.args.overlay.eps=1e-4",
+        "--model.args.depth",
+        "4",
+    ]
+    options = parser.parse_args([*base, *words, "--model.args.new.deep.down", "[1]"])
+    overlay = {"file": "b", "classes": 5, "mean": [0.5], "eps": 1e-4}
+    assert options.model.args == {"depth": 4, "overlay": overlay, "new": {"deep": {"down": [1]}}}
+    assert options.epochs == 3
+    # nothing of it stays behind in the parser
+    assert parser.parse_args(["--output", "o", "--data.root", "v"]).model.args == {}
+
+
+def test_one_key_of_what_is_no_mapping(parser, capsys):
+    told = "model.args.depth is 3, which has no 'x'"
+    assert told in answer(parser, capsys, "--model.args.depth", "3", "--model.args.depth.x", "4")
+    assert "--model.args: expected one argument" in answer(parser, capsys, "--model.args.a.b")
+
+
 def test_callers_that_catch_errors_get_the_same_line(parser):
     parser.exit_on_error = False
     with pytest.raises(ArgumentError, match=r"optim.lrr is not an option; did you mean optim.lr\?"):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
@@ -20,11 +21,52 @@ class OptionParser(ArgumentParser):
 
     An unknown name, in a file or on the command line, is answered with the nearest one. On top of what jsonargparse
     refuses, it refuses a section that is no mapping (``model: 3``), ``null`` for an option that has to have a value,
-    and a YAML file that gives one key twice, of which all but the last would count for nothing.
+    and a YAML file that gives one key twice, of which all but the last would count for nothing. And a word such as
+    ``--model.args.pretrained_cfg_overlay.file`` sets that one key: jsonargparse would throw away its neighbours.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, parser_mode="yaml_once", **kwargs)
+
+    def parse_args(  # type: ignore[override]  # argparse overloads it
+        self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
+    ) -> Any:
+        """Read the command line; see jsonargparse.
+
+        Args:
+            args: Its words; those of the process if not given.
+            *rest: See jsonargparse.
+            **kwargs: See jsonargparse.
+
+        Raises:
+            SystemExit: Something is wrong with it; ``ArgumentError`` where ``exit_on_error`` is off.
+        """
+        words, deep = self._take_deep(list(sys.argv[1:] if args is None else args))
+        options = super().parse_args(words, *rest, **kwargs)
+        for option, keys, value in deep:
+            options[option] = place = copy.deepcopy(options[option])
+            for i, key in enumerate(keys[:-1]):
+                place = place.setdefault(key, {})
+                if not isinstance(place, dict):
+                    self.error(f"{'.'.join([option, *keys[: i + 1]])} is {place!r}, which has no {keys[i + 1]!r}")
+            place[keys[-1]] = value
+        return options
+
+    def _take_deep(self, words: list[str]) -> tuple[list[str], list[tuple[str, list[str], Any]]]:
+        """Divide words into those for jsonargparse, and (option, keys, value) of those that reach two keys deep."""
+        mappings = [a.dest for a in self._actions if get_origin(getattr(a, "_typehint", None)) is dict]
+        left: list[str] = []
+        deep = []
+        while words:
+            word = words.pop(0)
+            name, equals, value = word.removeprefix("--").partition("=")
+            option = next((option for option in mappings if name.startswith(f"{option}.")), None)
+            keys = [] if option is None else name[len(option) + 1 :].split(".")
+            if option is None or not word.startswith("--") or len(keys) < 2 or not (equals or words):
+                left.append(word)
+            else:
+                deep.append((option, keys, get_loader("yaml")(value if equals else words.pop(0))))
+        return left, deep
 
     def instantiate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> Namespace:
         """Make the objects that the options describe; see jsonargparse.
