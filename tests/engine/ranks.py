@@ -63,12 +63,13 @@ def train(name, rank, world_size):
         for step in range(UPDATES):
             watch.at("reading clips", step=step, clips=lambda step=step: [f"{step}.mp4"])
             time.sleep(0.02)
-            if name == "all hung":
-                watch.at("computing")
-            if step == FAULTY_UPDATE:
+            if step == FAULTY_UPDATE and name != "all hung":
                 for _ in act() or ():
                     watch.at("reading clips", step=step)
             watch.at("computing", clips=lambda step=step: [f"{step}.mp4"])
+            watch.at("adding up", waits=True)
+            if step == FAULTY_UPDATE and name == "all hung":
+                act()
             if world_size > 1:
                 dist.all_reduce(torch.ones(1))
 
@@ -111,15 +112,15 @@ def play(name, world_size, folder):
 def main():
     """Prints scenario -> for every rank its exit code, seconds until it ended and what it printed."""
     folder = Path(tempfile.mkdtemp())
-    started = {name: play(name, 1 if "alone" in name else 3, folder) for name in SCENARIOS}
     begin = time.monotonic()
+    started = {name: play(name, 1 if "alone" in name else 3, folder) for name in SCENARIOS}
     told = {}
     for name, (pids, _) in started.items():
         told[name] = []
         for pid in pids:
             told[name].append({"pid": pid, "code": None})
     open_ = [rank for ranks in told.values() for rank in ranks]
-    while any(rank["code"] is None for rank in open_) and time.monotonic() - begin < 60:
+    while any(rank["code"] is None for rank in open_) and time.monotonic() - begin < 120:
         for rank in open_:
             if rank["code"] is None:
                 done, status = os.waitpid(rank["pid"], os.WNOHANG)

@@ -50,7 +50,7 @@ def test_a_killed_process_is_named_by_all_others(played):
     assert own == ""
     assert re.fullmatch(
         r"PeerFailedError: process 1 \(pid \d+ on .+\) has ended without an error of its own, as one does that is "
-        r"killed, .*; last seen (reading clips|computing) of update \d+ \(\d+\.mp4\)", first
+        r"killed, .*; last seen reading clips after 40 updates \(40\.mp4\)", first
     )  # fmt: skip
     assert str(played["killed"][1]["pid"]) in first
 
@@ -65,16 +65,16 @@ def test_the_error_of_one_is_the_message_of_all(played):
 
 def test_a_hung_process_ends_itself_and_says_where(played):
     first, own, third = ends(played["hung"], [1, 1, 1])
-    text = "process 1 has made no progress for 3 s: reading clips of update 41 (40.mp4)"
+    text = "process 1 has made no progress for 3 s: reading clips after 40 updates (40.mp4)"
     assert own == f"error: {text}"
     assert first == third == f"PeerFailedError: {text}"
     assert "time.sleep(1000)" in played["hung"][1]["output"]  # the stack
-    assert 3 < max(rank["seconds"] for rank in played["hung"]) < 9
+    assert 3 < max(rank["seconds"] for rank in played["hung"]) < 30
 
 
 def test_a_hung_process_of_one(played):
     (own,) = ends(played["hung alone"], [1])
-    assert own == "error: process 0 has made no progress for 3 s: reading clips of update 41 (40.mp4)"
+    assert own == "error: process 0 has made no progress for 3 s: reading clips after 40 updates (40.mp4)"
 
 
 @pytest.mark.parametrize(
@@ -85,18 +85,20 @@ def test_a_process_that_cannot_speak_is_named_by_the_others(played, scenario, wh
     first, _, third = ends(played[scenario], [1, code, 1])
     expected = (
         r"(error|PeerFailedError): process 1 \(pid \d+ on .+\) has made no progress for \d+ s: "
-        r"(reading clips|computing) of update \d+ \(\d+\.mp4\); "
+        r"reading clips after 40 updates \(40\.mp4\); "
     )
     assert re.fullmatch(expected + why, first), first
     assert re.fullmatch(expected + why, third), third
-    assert max(played[scenario][rank]["seconds"] for rank in (0, 2)) < 15
+    assert max(played[scenario][rank]["seconds"] for rank in (0, 2)) < 40
     if scenario == "locked":  # ended by C code, which needs no lock
         assert "hold_the_lock" in played["locked"][1]["output"]
 
 
 def test_of_processes_at_the_same_place_all_are_named(played):
+    """As when the network between them is cut."""
     told = "\n".join(ends(played["all hung"], [1, 1, 1]))
-    pattern = r"process (\d) has made no progress for \d+ s: computing .*\(nor have processes (\d), (\d),"
+    doing = "adding up after 40 updates, which waits for the others"
+    pattern = rf"process (\d) has made no progress for \d+ s: {doing} \(nor have processes (\d), (\d),"
     named = re.findall(pattern, told)
     assert named, told
     assert {frozenset(ranks) for ranks in named} == {frozenset("012")}
@@ -143,7 +145,7 @@ def test_the_end_is_told_before_it_comes(monkeypatch):
         while not exits and time.monotonic() < until:
             time.sleep(0.05)
     names = ", ".join(f"{i}.mp4" for i in range(8))
-    assert told == [f"process 0 has made no progress for 1 s: reading clips of update 5 ({names}, and 2 more)"]
+    assert told == [f"process 0 has made no progress for 1 s: reading clips after 4 updates ({names}, and 2 more)"]
     assert exits == [1]
 
 

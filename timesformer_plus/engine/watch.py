@@ -27,8 +27,8 @@ from timesformer_plus.engine.reports import Report, Reports
 NAMED = 8
 # Seconds between two looks, and seconds that a process is given to say itself what has happened to it
 PERIOD, GRACE = 1.0, 5.0
-# seconds between two reports, at least; what a process was at when it was killed is known this well
-SELDOM = 0.1
+# reports a second that the store is asked to take from all processes together, besides those of every PERIOD
+REPORTS = 5000
 # how gloo, NCCL and torch's store say that another process is gone or does not answer; they raise plain RuntimeErrors
 PEER_GONE = re.compile(
     r"gloo|nccl|Connection (closed|reset|refused)|Broken pipe|Timed out waiting|process group|TCPStore|collective",
@@ -116,22 +116,22 @@ class Watch:
         clips: Callable[[], Sequence[str]] | Sequence[str] = (),
         waits: bool = False,
     ) -> None:
-        """Mark what this process begins or goes on with; costs some microseconds, ten times a second some ten.
+        """Mark what this process begins or goes on with; costs some ten microseconds.
 
         All processes have to mark the same things in the same order within an update; how often they repeat a mark (a
         batch of an evaluation) is theirs.
 
         Args:
-            what: Such as ``"reading clips"``, to be followed by "of update 13".
+            what: Such as ``"reading clips"``, to be followed by "after 12 updates".
             step: Updates done so far; ``None`` for the same as before.
             clips: Names of the clips that it is about, or how to find them out when they are needed.
-            waits: Whether this is nothing but waiting for other processes.
+            waits: Whether this is nothing but waiting for other processes, which a message then says.
         """
         last = self._mark
         step = last.step if step is None else step
         phase = 0 if step != last.step else last.phase + (what != last.what)
         self._mark = _Mark(what, step, phase, clips, waits, last.number + 1)
-        if time.monotonic() - self._said > SELDOM:
+        if time.monotonic() - self._said > self.world_size / REPORTS:
             self._say()
 
     def __exit__(
@@ -203,7 +203,7 @@ class Watch:
         ):
             self._end_as_hung(own, [])
         # somebody else is behind, or at the same place: give them the time to say so themselves, or to keep silent
-        if self._over.wait(max(self._grace, 3 * self._period)) or self._mark.number != self._seen:
+        if self._goes_on_within(max(self._grace, 3 * self._period)):
             return
         reports = self._reports.all()
         others = [report for report in reports if report.rank != self.rank and not report.left]
@@ -225,6 +225,13 @@ class Watch:
             f"{max(guilty.idle, self.timeout):.0f} s: {_doing(guilty)}{f'; {state}' if state else ''}"
         )
         self._end(self._told(self._reports.claim(guilty.rank, text)))
+
+    def _goes_on_within(self, seconds: float) -> bool:
+        """Whether this process makes progress after all; meanwhile it goes on reporting, for others to see that it lives."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._over.wait(self._period):
+            self._say()
+        return self._over.is_set() or self._mark.number != self._seen
 
     def _end_as_hung(self, own: Report, alike: Sequence[int]) -> NoReturn:
         text = f"process {self.rank} has made no progress for {own.idle:.0f} s: {_doing(own)}"
@@ -253,10 +260,12 @@ class Watch:
         with contextlib.suppress(Exception):  # a name that cannot be made out is no reason to end
             clips = mark.clips() if callable(mark.clips) else mark.clips
         some = tuple(clips[:NAMED]) + ((f"and {len(clips) - NAMED} more",) if len(clips) > NAMED else ())
-        what = mark.what if mark.step < 0 else f"{mark.what} of update {mark.step + 1}"
+        done = f" after {mark.step} update{'' if mark.step == 1 else 's'}" if mark.step >= 0 else ""
         place = (mark.step, mark.phase)
         host = socket.gethostname()
-        return Report(self.rank, os.getpid(), host, what, place, mark.waits, some, self._idle, self._beat, left)
+        return Report(
+            self.rank, os.getpid(), host, mark.what + done, place, mark.waits, some, self._idle, self._beat, left
+        )
 
     def _say(self, *, left: bool = False) -> None:
         if self._reports.reachable:
@@ -296,10 +305,9 @@ def _is_about_a_peer(error: BaseException) -> bool:
 
 
 def _is_behind(report: Report, own: Report) -> bool:
-    if report.waits != own.waits:
-        return own.waits
     return report.place < own.place
 
 
 def _doing(report: Report) -> str:
-    return report.what + (f" ({', '.join(report.clips)})" if report.clips else "")
+    clips = f" ({', '.join(report.clips)})" if report.clips else ""
+    return f"{report.what}{', which waits for the others' if report.waits else ''}{clips}"
