@@ -227,7 +227,7 @@ class Watch:
         self._end(self._told(self._reports.claim(guilty.rank, text)))
 
     def _goes_on_within(self, seconds: float) -> bool:
-        """Whether this process makes progress after all; meanwhile it goes on reporting, for others to see that it lives."""
+        """Whether this process makes progress after all; meanwhile it goes on reporting, which shows that it lives."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self._over.wait(self._period):
             self._say()
