@@ -27,14 +27,14 @@ def run(target, *args):
     return process.exitcode
 
 
-def die_at(number):
-    """Kill this process, as ``kill -9`` does, right before it touches the file system for the ``number`` th time."""
+def die_at(number, folder):
+    """Kill this process, as ``kill -9`` does, right before it touches files for the ``number`` th time."""
     touched = 0
     os.fsync = lambda _: None  # a kill takes from a process what is in its memory, not in the system's
 
     def count(event, args):
         nonlocal touched
-        if event.startswith(("os.", "shutil.")) or (event == "open" and str(args[0]).startswith("/tmp")):
+        if event.startswith(("os.", "shutil.")) or (event == "open" and str(args[0]).startswith(str(folder))):
             touched += 1
             if touched == number:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -44,7 +44,7 @@ def die_at(number):
 
 def write_folder(target, text, number):
     """Write a folder of three files, one of them in a folder of its own, and die on the way."""
-    die_at(number)
+    die_at(number, target.parent)
     with new_folder(target) as staged:
         (staged / "inner").mkdir()
         for name in ("a", "b", "inner/c"):
@@ -53,7 +53,7 @@ def write_folder(target, text, number):
 
 def recover_folder(target, number):
     """Bring a folder in order, and die on the way."""
-    die_at(number)
+    die_at(number, target.parent)
     recover(target)
 
 

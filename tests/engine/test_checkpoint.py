@@ -217,7 +217,7 @@ def save_and_die(folder, number):
     """Write a model's folder and die on the way."""
     torch.manual_seed(1)
     model = make()
-    die_at(number)
+    die_at(number, folder.parent)
     save(folder, model)
 
 
