@@ -1,13 +1,12 @@
 """The order of training and the shares of the processes."""
 
 import hashlib
-import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timesformer_plus.engine.batches import EvaluationBatches, GlobalBatches, mix_seed
+from timesformer_plus.engine.batches import GlobalBatches, mix_seed
 
 
 def make(**options):
@@ -262,45 +261,6 @@ def test_orders_are_not_shuffled_again_for_every_update(monkeypatch):
         batches.keys(step)
         next(ahead)
     assert shuffles == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("num_samples", [1, 3, 9, 10])
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_evaluation_sees_every_view_of_every_video_once(num_samples, world_size, batch_size):
-    shares = [
-        EvaluationBatches(num_samples, 3, batch_size=batch_size, rank=rank, world_size=world_size)
-        for rank in range(world_size)
-    ]
-    every = sorted(key for share in shares for batch in share for key in batch)
-    assert every == [(0, index, view) for index in range(num_samples) for view in range(3)]
-    for rank, share in enumerate(shares):
-        batches = list(share)
-        assert len(batches) == len(share)
-        assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
-        assert all(0 < len(batch) <= batch_size for batch in batches)
-        # all views of a video are in one process, one after the other
-        keys = [key for batch in batches for key in batch]
-        assert keys == sorted(keys)
-        assert {index % world_size for _, index, _ in keys} <= {rank}
-    # and they can be gone through again
-    assert list(shares[0]) == list(shares[0])
-
-
-def test_evaluation_keeps_no_list_of_all_views():
-    tracemalloc.start()
-    batches = EvaluationBatches(200_000, 30, batch_size=64)
-    first = next(iter(batches))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert first[30] == (0, 1, 0)
-    assert len(batches) == 93_750
-    assert peak < 100_000
-
-
-def test_evaluation_batch_without_clips():
-    with pytest.raises(ValueError, match="batch_size=0: give at least 1 clip"):
-        EvaluationBatches(3, 1, batch_size=0)
 
 
 def test_mixed_seeds_differ_and_stay():

@@ -227,39 +227,3 @@ def _check_shares(batch_size: int, *, world_size: int, accumulate: int, pairs: b
             f"micro-batches, but clips are mixed in pairs: choose an even number for each, such as batch_size={near}, "
             "or lower accumulate, or turn mixup and cutmix off"
         )
-
-
-class EvaluationBatches(Sampler[list[Key]]):
-    """All views of every ``world_size``-th video from ``rank`` on, in batches.
-
-    Shares may differ by one video and the last batch may be smaller: nothing is padded. The views of a video follow
-    each other, in one process.
-
-    Args:
-        num_samples: Videos of the split.
-        num_views: Views of each.
-        batch_size: Clips a batch.
-        rank: Number of this process.
-        world_size: Number of processes.
-
-    Raises:
-        ValueError: ``batch_size`` is below one.
-    """
-
-    def __init__(
-        self, num_samples: int, num_views: int, *, batch_size: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"{batch_size=}: give at least 1 clip")
-        self.videos = range(rank, num_samples, world_size)
-        self.num_views = num_views
-        self.batch_size = batch_size
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        clips = len(self.videos) * self.num_views
-        for start in range(0, clips, self.batch_size):
-            numbers = range(start, min(start + self.batch_size, clips))
-            yield [(0, self.videos[i // self.num_views], i % self.num_views) for i in numbers]
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.videos) * self.num_views / self.batch_size)

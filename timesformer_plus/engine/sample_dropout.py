@@ -142,7 +142,7 @@ class SampleDropout:
         keys = torch.stack([_hash(_hash(low, first), high), _hash(_hash(high, second), low)])
         words = torch.cat([keys, _hash(torch.zeros_like(keys[0]), *keys)[None]])
         device = next((parameter.device for parameter in self._network.parameters()), words.device)
-        # a new tensor every time: what compiled code keeps of the old one for its backward pass stays as it was
+        # a new tensor every time: what compiled code may keep of the old one for its backward pass stays as it was
         self._draws.words = words.to(device, non_blocking=True)
 
 
