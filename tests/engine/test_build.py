@@ -139,3 +139,8 @@ def test_schedule_that_this_timm_does_not_have(name, monkeypatch):
     monkeypatch.setattr("timesformer_plus.engine.build.create_scheduler_v2", lambda *_, **__: (None, 3))
     with pytest.raises(ValueError, match=f"schedule.name='{name}' is not a schedule of timm {timm.__version__}"):
         rates(ScheduleConfig(name=name), epochs=3, steps_per_epoch=2)
+
+
+def test_optimizer_of_second_order_is_refused():
+    with pytest.raises(ValueError, match="optim.name='adahessian' needs second derivatives"):
+        build_optimizer(make(args={"depth": 2, "embed_dim": 32}), OptimConfig(name="adahessian"))

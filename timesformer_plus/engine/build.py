@@ -60,7 +60,7 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
     """Make timm's optimizer of that name; norms, biases and what the model lists are free of weight decay.
 
     Raises:
-        ValueError: timm does not know the name, or the optimizer does not take an argument.
+        ValueError: timm does not know the name, the optimizer does not take an argument, or needs second derivatives.
     """
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
@@ -74,6 +74,8 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
         )
     except TypeError as error:  # an unknown key in optim.args
         raise ValueError(f"optimizer {config.name!r} refuses its arguments ({error}); see optim.args") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise ValueError(f"optim.name={config.name!r} needs second derivatives, which training does not compute")
     return optimizer
 
 

@@ -64,7 +64,7 @@ def save_checkpoint(
         ValueError: ``folder`` exists and is not a checkpoint, or ``weights`` are of another model.
         OSError: It cannot be written, because of a full disk, say; an older checkpoint there is untouched.
     """
-    if folder.exists() and not _is_replaceable(folder):
+    if folder.exists() and not is_replaceable(folder):
         raise ValueError(
             f"{folder} is not a checkpoint and will not be replaced; move it away or choose another output"
         )
@@ -99,7 +99,7 @@ def save_checkpoint(
         save_file(unshared(weights), staged / WEIGHTS_FILE)
 
 
-def _is_replaceable(folder: Path) -> bool:
+def is_replaceable(folder: Path) -> bool:
     """Whether a folder is a checkpoint, be it a damaged one, or empty."""
     known = {CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE}
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}

@@ -61,10 +61,10 @@ class Start(NamedTuple):
 
 
 def find_start(folder: RunFolder, config: TrainConfig, digests: Mapping[str, str]) -> Start:
-    """Look at what is in the folder of a run.
+    """Look at what is in the folder of a run, and put right what a killed process has left half done.
 
     Args:
-        folder: Where the run is to be.
+        folder: Where the run is to be; held by this process.
         config: The run, with everything settled that the user left open.
         digests: Name of a split -> digest of its videos' names and labels.
 
@@ -73,11 +73,11 @@ def find_start(folder: RunFolder, config: TrainConfig, digests: Mapping[str, str
             be continued, or only damaged checkpoints; or something that no run has written is in the way.
     """
     folder.refuse_finished(config.overwrite)
+    for exported in (folder.best, folder.last):
+        recover(exported)
     folder.refuse_strangers()
     if config.overwrite or not folder.config.is_file():
         return Start(None)
-    for exported in (folder.best, folder.last):
-        recover(exported)
     name = f"output={folder.path}"
     begun = yaml.safe_load(folder.config.read_text())
     other = differences(begun, yaml.safe_load(dump_config(config)))

@@ -107,7 +107,6 @@ def prepare(config: TrainConfig) -> Run:
     config = dataclasses.replace(config, data=data)
     named = {"train": splits.train, "val": splits.val, "test": splits.test}
     digests = {name: manifest_digest(manifest) for name, manifest in named.items() if manifest is not None}
-    start = agreed(accelerator, lambda: find_start(folder, config, digests))
     environment = describe_environment(
         device=accelerator.device, world_size=accelerator.num_processes, seed=config.seed, data=digests
     )
@@ -133,6 +132,12 @@ def prepare(config: TrainConfig) -> Run:
     if config.ema.decay is not None:
         ema = parallel.average(model, decay=config.ema.decay, warmup=config.ema.warmup)
     processes = parallel.describe(batch_size=config.batch_size, accumulate=config.accumulate)
+    agreed(accelerator, folder.hold)
+    try:
+        start = agreed(accelerator, lambda: find_start(folder, config, digests))
+    except BaseException:
+        folder.let_go()
+        raise
     if start.begun is not None:
         notes += version_notes(start.begun, environment)
     return Run(

@@ -19,12 +19,12 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
+from timesformer_plus.engine.checkpoint import is_replaceable
 from timesformer_plus.engine.config import TrainConfig, dump_config
 
 Status = Literal["running", "preempted", "failed", "finished"]
@@ -51,6 +51,7 @@ class RunFolder:
         self._metrics = path / "metrics.jsonl"
         self._bad_videos = path / "bad_videos.csv"
         self._status = path / "status.json"
+        self._lock: BaseFileLock | None = None
 
     def refuse_finished(self, overwrite: bool) -> None:
         """Stop before any work if the folder holds a finished run.
@@ -72,7 +73,7 @@ class RunFolder:
             ValueError: There is a best/ or last/ that is no model, or something else among the checkpoints.
         """
         for model in (self.best, self.last):
-            if model.exists() and not (model / "config.json").is_file():
+            if model.exists() and not is_replaceable(model):
                 raise ValueError(
                     f"{model} is not a checkpoint and will not be replaced; move it away or choose another output"
                 )
@@ -80,29 +81,25 @@ class RunFolder:
             if not path.name.startswith(("step-", ".")):
                 raise ValueError(f"{path} was not written by a run; move it away or choose another output")
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other trainings out of the folder for the length of the block, and until this process ends.
+    def hold(self) -> None:
+        """Keep other trainings out of the folder, until ``let_go`` or until this process ends, however it ends.
 
         Raises:
             ValueError: Another training is at work in it.
         """
-        if not self.writes:
-            yield
-            return
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
+        self._lock = FileLock(self.path / ".lock")
         try:
-            # the system lets go of it when the process ends, however it ends
-            lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0)
         except Timeout:
             raise ValueError(
                 f"another training is at work in output={self.path}; wait for it or choose another output"
             ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+
+    def let_go(self) -> None:
+        """Let others work in the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
     def begin(self, config: TrainConfig, environment: dict[str, Any]) -> None:
         """Remove what an earlier run left here, and record how this one is made."""

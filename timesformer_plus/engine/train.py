@@ -71,16 +71,17 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     with interrupts() as interrupt:
         run = prepare(config)
-        with run.folder.held():
-            training = _Training(run, interrupt)
-            try:
-                with training.watch, training.memory_advice():
-                    return training.run_to_end()
-            except Preempted:
-                raise
-            except BaseException as error:
-                training.failed(str(error) or type(error).__name__)
-                raise
+        training = _Training(run, interrupt)
+        try:
+            with training.watch, training.memory_advice():
+                return training.run_to_end()
+        except Preempted:
+            raise
+        except BaseException as error:
+            training.failed(str(error) or type(error).__name__)
+            raise
+        finally:
+            run.folder.let_go()
 
 
 class _Training:

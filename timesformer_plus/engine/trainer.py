@@ -164,6 +164,8 @@ class Trainer:
             self._report_bad_videos()
         grad_norm = self.run.parallel.clip_grad_norm(self.model, config.clip_grad)
         self._check(mean_loss, total.item(), grad_norm, indices)
+        # some optimizers draw (kron): all processes the same
+        torch.manual_seed(mix_seed(config.seed, "optimizer", self.step))
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
