@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from timesformer_plus.data.containers import Limits
 from timesformer_plus.data.dataset import VideoDataset
 from timesformer_plus.data.decoders import DecodeError, DecoderName
 from timesformer_plus.data.transforms import Normalize
-from timesformer_plus.engine.build_data import build_normalize, build_test_dataset, choose_views
+from timesformer_plus.engine.build_data import ClipRecipe, build_normalize, build_test_dataset, choose_views
 from timesformer_plus.engine.build_splits import SplitReader
 from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.data_config import DataConfig, require
@@ -29,7 +30,13 @@ from timesformer_plus.engine.predictions import Predictions, save_predictions
 from timesformer_plus.engine.processes import join_processes, set_threads
 from timesformer_plus.engine.protocols import Average, Protocol
 from timesformer_plus.engine.reading_workers import WorkerError
-from timesformer_plus.engine.score_tables import print_classes, print_metrics, print_videos, write_confusion
+from timesformer_plus.engine.score_tables import (
+    print_classes,
+    print_metrics,
+    print_videos,
+    scoring_bar,
+    write_confusion,
+)
 from timesformer_plus.engine.views import Interrupted as Interrupted
 from timesformer_plus.engine.views import predict_views
 from timesformer_plus.engine.watch import PeerFailedError, Watch
@@ -235,23 +242,15 @@ def evaluate_checkpoint(
     if state.is_main_process:
         for line in reader.lines:
             print(line)
-    with interrupts() as interrupt, Watch(timeout, interrupt=interrupt, expected=(KeyboardInterrupt,)) as watch:
-        try:
-            evaluation = evaluate(
-                network.to(state.device),
-                dataset,
-                build_normalize(recipe),
-                protocol=recipe.protocol,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                timeout=watch.reading_timeout,
-                requested=lambda: interrupt.requested,
-                on_batch=lambda _: watch.at("scoring videos"),
-                on_wait=lambda: watch.at("waiting for the scores of the others", waits=True),
-                predictions=predictions,
-            )
-        except Interrupted:
-            raise KeyboardInterrupt(interrupt.signal) from None
+    evaluation = _watched(
+        network.to(state.device),
+        dataset,
+        recipe,
+        batch_size,
+        num_workers=num_workers,
+        timeout=timeout,
+        file=predictions,
+    )
     result = {
         **evaluation.metrics,
         "protocol": recipe.protocol.as_dict(),
@@ -266,6 +265,47 @@ def evaluate_checkpoint(
         if confusion is not None:
             write_confusion(confusion, evaluation.confusion, classes)
     return result
+
+
+def _watched(
+    network: nn.Module,
+    dataset: VideoDataset,
+    recipe: ClipRecipe,
+    batch_size: int,
+    *,
+    num_workers: int,
+    timeout: float,
+    file: Path | None,
+) -> Evaluation:
+    """Evaluate with a bar on terminals, and with an end to it when a process hangs, dies or is told to stop."""
+    state = join_processes()
+    clips = math.ceil(len(dataset) * dataset.num_views / state.num_processes)
+    with (
+        interrupts() as interrupt,
+        Watch(timeout, interrupt=interrupt, expected=(KeyboardInterrupt,)) as watch,
+        scoring_bar(clips, enabled=state.is_main_process) as done,
+    ):
+
+        def on_batch(number: int) -> None:
+            watch.at("scoring videos")
+            done(number)
+
+        try:
+            return evaluate(
+                network,
+                dataset,
+                build_normalize(recipe),
+                protocol=recipe.protocol,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                timeout=watch.reading_timeout,
+                requested=lambda: interrupt.requested,
+                on_batch=on_batch,
+                on_wait=lambda: watch.at("waiting for the scores of the others", waits=True),
+                predictions=file,
+            )
+        except Interrupted:
+            raise KeyboardInterrupt(interrupt.signal) from None
 
 
 def main() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +21,31 @@ MOST_CLASSES = 50
 PLAIN = ("loss", "ece")
 
 Confusion = Mapping[str, Mapping[str, int]]
+
+
+@contextlib.contextmanager
+def scoring_bar(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how many of the clips of this process are done.
+
+    Args:
+        total: How many there are.
+        enabled: Whether to show anything.
+
+    Yields:
+        What to call with the number of clips that have just been done.
+    """
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("scoring clips"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not (enabled and console.is_terminal),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda clips: bar.advance(task, clips)
 
 
 def print_metrics(title: str, metrics: Metrics) -> None:

@@ -3,7 +3,8 @@
 In floating point the answer for a clip depends on the shape of the batch that it comes in. So the batches are fixed
 before the processes are: videos are sorted by id, their views are cut into batches, and whole batches are dealt out in
 turn. Nothing is padded, each view is computed once, and neither the number of processes nor the order of the manifest
-shows in a single bit (on the same kind of machine, with the same number of threads and ``batch_size``).
+shows in a single bit, on one kind of machine and with one ``batch_size``. With MKL the number of threads does, unless
+the environment has ``MKL_CBWR=AUTO,STRICT`` from the start, as tools/evaluate.py sees to.
 """
 
 from __future__ import annotations
