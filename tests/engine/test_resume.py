@@ -108,6 +108,16 @@ def test_stopped_in_an_evaluation(split, update, uninterrupted, tmp_path, monkey
     assert_same_run(config.output, uninterrupted.output)
 
 
+def test_repeated_augmentation_goes_on_too(eleven, tmp_path, monkeypatch):
+    config = full_run(tmp_path / "whole", eleven, epochs=1)
+    config = replace(config, augment=replace(config.augment, repeats=2))
+    train(config)
+    # eleven videos, twice each, four of them a batch
+    assert [line["step"] for line in steps(config.output)] == [1, 2, 3]
+    train(stopped(replace(config, output=tmp_path / "run"), monkeypatch, 2))
+    assert_same_run(tmp_path / "run", config.output)
+
+
 def test_workers_change_nothing(uninterrupted, tmp_path, monkeypatch):
     data = replace(uninterrupted.data, num_workers=2)
     config = stopped(replace(uninterrupted, output=tmp_path / "run", data=data), monkeypatch, 3)

@@ -104,7 +104,7 @@ class VideoDataset(Dataset[Clip]):
 
         Args:
             key: ``(epoch, index, view)``: epoch at least 0, index in ``range(len(self))``, view in
-                ``range(self.num_views)``.
+                ``range(self.num_views)``; in training any view is one more draw (repeated augmentation).
 
         Returns:
             The clip.
@@ -119,12 +119,14 @@ class VideoDataset(Dataset[Clip]):
                 f"key {key!r}: a video is looked up by (epoch, index, view); use a sampler that yields these"
             )
         epoch, wanted, view = (int(part) for part in key)
-        if not 0 <= wanted < len(self) or not 0 <= view < self.num_views or epoch < 0:
+        # in training a view is one more draw (repeated augmentation), of which there are any number
+        views = view + 1 if self.reader.training else self.num_views
+        if not 0 <= wanted < len(self) or not 0 <= view < views or epoch < 0:
             raise IndexError(
                 f"key {key!r}: there are {len(self)} videos with {self.num_views} views, and epochs from 0"
             )
         seed = self._seed_of(epoch, wanted, view)
-        clip, crop = divmod(view, self.num_crops)
+        clip, crop = (0, 0) if self.reader.training else divmod(view, self.num_crops)
         index, error = wanted, None
         try:
             read = self._read(wanted, clip, seed)

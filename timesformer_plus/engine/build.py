@@ -38,6 +38,12 @@ def build_model(model: ModelConfig, data: DataConfig, num_classes: int) -> nn.Mo
             **{key: value for key, value in given.items() if value is not None},
             **model.args,
         )
+    except FileNotFoundError as error:  # timm's has no text
+        wanted = dict(model.args.get("pretrained_cfg_overlay") or {}).get("file", error)
+        raise ValueError(
+            f"model {model.name!r}: there is no file {wanted} with its weights; model.args.pretrained_cfg_overlay.file "
+            "names it, and the head of the recipe says where to get it"
+        ) from error
     except (TypeError, RuntimeError) as error:  # an unknown key in model.args; no weights, or others than expected
         raise ValueError(
             f"model {model.name!r} cannot be made ({error}); see model.args and model.pretrained"

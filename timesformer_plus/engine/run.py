@@ -35,6 +35,7 @@ from timesformer_plus.engine.processes import join_processes, runs_on_cpu, set_t
 from timesformer_plus.engine.resume import Start, find_start, version_notes
 from timesformer_plus.engine.run_folder import RunFolder
 from timesformer_plus.engine.sample_dropout import SampleDropout, per_sample_dropout
+from timesformer_plus.engine.trackers import choose_trackers
 
 Answer = TypeVar("Answer")
 
@@ -93,6 +94,7 @@ def prepare(config: TrainConfig) -> Run:
     Raises:
         ValueError: Something does not fit.
     """
+    choose_trackers(config.trackers)
     accelerator = start_processes(config)
     folder = RunFolder(config.output, writes=accelerator.is_main_process)
     folder.refuse_finished(config.overwrite)
