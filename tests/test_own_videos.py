@@ -43,12 +43,11 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def commands(heading: str) -> list[str]:
-    """The lines of the first shell block below a heading, without their comments."""
+def commands(heading: str, number: int = 0) -> list[str]:
+    """The lines of a shell block below a heading, without their comments."""
     section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
-    block = re.search(r"```bash\n(.*?)```", section, flags=re.DOTALL)
-    assert block is not None
-    return [line.partition("#")[0].strip() for line in block[1].splitlines() if line.strip()]
+    block = re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL)[number]
+    return [line.partition("#")[0].strip() for line in block.splitlines() if line.strip()]
 
 
 def run(command: str, folder: Path) -> str:
@@ -58,7 +57,8 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_from_a_folder_to_a_model_in_three_commands(project: Path) -> None:
+def test_from_a_folder_to_a_model_and_a_score_that_is_confirmed(project: Path) -> None:
+    write_video(project / "clip.mp4", 4, 99)
     lines = commands("Your own videos")
     assert len(lines) == 3
     made, scanned, trained = (run(line, project) for line in lines)
@@ -69,3 +69,9 @@ def test_from_a_folder_to_a_model_in_three_commands(project: Path) -> None:
     assert json.loads(result.read_text())["status"] == "finished"
     model = timm.create_model(f"local-dir:{result.parent / 'best'}", pretrained=True)
     assert model.pretrained_cfg["label_names"] == ["to the left", "to the right"]
+    scored, again, predicted = (run(line, project) for line in commands("Your own videos", 1)[:3])
+    score = json.loads((project / "score.json").read_text())
+    assert score["top1"] == json.loads(result.read_text())["test"]["top1"]
+    assert "top1" in scored
+    assert "top1" in again
+    assert "to the left" in predicted
