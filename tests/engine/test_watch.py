@@ -1,6 +1,7 @@
 """Whose fault it was, said by all: processes that are killed, stopped, hung, slow, or fail."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -126,8 +127,8 @@ def test_a_shell_that_is_gone_asks_nothing(monkeypatch):
     assert not interrupt.requested
 
 
-def test_the_end_is_told_before_it_comes(monkeypatch):
-    """The trainer writes it down; whatever that raises, the process ends."""
+def test_the_end_is_told_before_it_comes_and_leaves_no_worker(monkeypatch):
+    """The trainer writes it down; whatever that raises, the process ends, also one that reads ahead and is stopped."""
     told, exits = [], []
 
     def tell(text):
@@ -138,6 +139,9 @@ def test_the_end_is_told_before_it_comes(monkeypatch):
         exits.append(code)
         watch._over.wait(20)
 
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,), daemon=True)
+    worker.start()
+    os.kill(worker.pid, signal.SIGSTOP)
     monkeypatch.setattr(os, "_exit", exit_)
     with Watch(1.0, on_end=tell) as watch:
         watch.at("reading clips", step=4, clips=[f"{i}.mp4" for i in range(10)])
@@ -147,6 +151,8 @@ def test_the_end_is_told_before_it_comes(monkeypatch):
     names = ", ".join(f"{i}.mp4" for i in range(8))
     assert told == [f"process 0 has made no progress for 1 s: reading clips after 4 updates ({names}, and 2 more)"]
     assert exits == [1]
+    worker.join(10)
+    assert worker.exitcode == -signal.SIGKILL
 
 
 def test_marks_are_cheap_and_ordered(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import itertools
+import multiprocessing
 import os
 import re
 import signal
@@ -250,6 +251,9 @@ class Watch:
         if self._on_end is not None:
             with contextlib.suppress(Exception):  # this process ends, whatever else is wrong
                 self._on_end(text)
+        # workers that hang or are stopped would stay
+        for worker in multiprocessing.active_children():
+            worker.kill()
         os._exit(1)
 
     # what is said
