@@ -9,20 +9,26 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
-from accelerate.utils import DistributedType, DynamoBackend, str_to_bool
+from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from timesformer_plus.engine.accelerate_settings import apply_fsdp, read_fsdp, refuse_unfit
+
+# The optimizers whose updates of shards are held against those of whole weights by a test. Of the others some stop in
+# the middle of a step (Mars, NovoGrad, AdamP, SGDP, Kron, big vision's Adafactor) and some compute something else: Muon
+# works in bf16 on whole matrices.
+SHARDED_OPTIMIZERS = frozenset({
+    "AdaBelief", "Adadelta", "Adam", "Adamax", "AdamW", "AdamWLegacy", "Adan", "Adopt", "Lamb", "Lars", "Lion",
+    "MADGRAD", "NAdam", "NAdamW", "RAdam", "RMSpropTF", "SGD", "SGDW",
+})  # fmt: skip
 
 
 class Prepared(NamedTuple):
@@ -50,11 +56,12 @@ class Parallel:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        _refuse_foreign(accelerator)
-        _refuse_recipe_options(accelerator)
-        self.is_sharded = _wants_fsdp() and accelerator.num_processes > 1
-        if self.is_sharded:
-            _set_up_sharding(accelerator)
+        refuse_unfit(accelerator)
+        fsdp = read_fsdp(accelerator)
+        self._wants_shards = fsdp is not None
+        self.is_sharded = fsdp is not None and accelerator.num_processes > 1
+        if fsdp is not None and self.is_sharded:
+            apply_fsdp(accelerator, fsdp)
         self._skeleton: nn.Module | None = None
 
     def prepare(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Prepared:
@@ -67,10 +74,41 @@ class Parallel:
 
         Returns:
             What to train with. The schedule is not prepared: accelerate would step it once for every process.
+
+        Raises:
+            ValueError: Shards cannot be updated by this optimizer as whole weights are, or accelerate's policy names a
+                class of layers that the network does not have.
         """
         if self.is_sharded:
+            _refuse_optimizer(optimizer)
+            if self.accelerator.mixed_precision != "no":
+                # accelerate does this for all but FSDP2, in which it casts weights instead; other numbers than DDP's
+                network = self.accelerator.prepare_model(network, evaluation_mode=True)
             self._skeleton = _without_weights(network)
-        return Prepared(*self.accelerator.prepare(network, optimizer))
+        prepared = Prepared(*self.accelerator.prepare(network, optimizer))
+        if self.is_sharded and not (isinstance(network_of(prepared.model), FSDPModule) and self.accelerator.is_fsdp2):
+            raise RuntimeError("accelerate was told to shard the network and did not; this version of it is not known")
+        return prepared
+
+    def rehearse(self, model: nn.Module, loss: Callable[[], Tensor]) -> None:
+        """Let the first update of a resumed run add up gradients as that of one which never stopped.
+
+        After its first backward pass DDP puts the gradients into other buckets, in the order in which they came. The
+        place in a bucket decides in which order three or more processes add up, and so the last bits. Here that first
+        pass is made for nothing. With fewer processes, or with FSDP2, there is nothing to do.
+
+        Args:
+            model: As ``prepare`` returned it; its weights and buffers stay what they are.
+            loss: A forward pass of ``model`` in training mode, of any clips; all processes call this together.
+        """
+        if not isinstance(model, DistributedDataParallel) or self.accelerator.num_processes < 3:
+            return
+        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        self.backward(loss())
+        model.zero_grad()
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
     def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """Within it backward passes add up gradients in their process; for all but the last micro-batch."""
@@ -147,7 +185,7 @@ class Parallel:
             accumulate: Micro-batches an update.
         """
         processes = self.accelerator.num_processes
-        alone = ", nothing to shard" if _wants_fsdp() else ""
+        alone = ", nothing to shard" if self._wants_shards else ""
         shared = f"{'FSDP2' if self.is_sharded else 'DDP'} on {_backend()}" if processes > 1 else ""
         counted = f"1 process{alone}" if processes == 1 else f"{processes} processes, {shared}"
         micro = batch_size / (processes * accumulate)
@@ -189,67 +227,12 @@ def _without_weights(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, empty)
 
 
-def _wants_fsdp() -> bool:
-    return bool(str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")))
-
-
-def _refuse_foreign(accelerator: Accelerator) -> None:
-    kind = accelerator.distributed_type
-    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA):
+def _refuse_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    name = type(optimizer).__name__
+    cautious = any(group.get("caution") for group in optimizer.param_groups)
+    if name not in SHARDED_OPTIMIZERS or cautious:
+        what = f"{name} with caution" if cautious and name in SHARDED_OPTIMIZERS else name
         raise ValueError(
-            f"accelerate is configured for {kind.value}, which this engine has not been made for; use DDP or FSDP2 "
-            "(configs/accelerate/)"
+            f"optimizer {what} has not been shown to update shards (FSDP2) as it updates whole weights; use DDP, or "
+            f"one of {', '.join(sorted(SHARDED_OPTIMIZERS))}"
         )
-    if getattr(accelerator, "parallelism_config", None) is not None:
-        raise ValueError(
-            "accelerate is configured with a parallelism_config (tensor, context or hybrid parallelism), under which "
-            "some processes would read the same clips; remove it: every process reads its own share of a batch here"
-        )
-
-
-def _refuse_recipe_options(accelerator: Accelerator) -> None:
-    # accelerate's configuration can say these too: two answers to one question, of which one would be dropped silently
-    if accelerator.gradient_accumulation_steps != 1:
-        raise ValueError(
-            f"accelerate is configured with gradient_accumulation_steps={accelerator.gradient_accumulation_steps}, "
-            "which would scale the loss; remove it there and set `accumulate` in the recipe"
-        )
-    wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if wanted not in ("no", accelerator.mixed_precision):
-        raise ValueError(
-            f"accelerate is configured with mixed_precision={wanted}, the recipe with "
-            f"{accelerator.mixed_precision.replace('no', 'none')}; set mixed_precision: 'no' there and `precision` in "
-            "the recipe"
-        )
-    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
-        raise ValueError(
-            "accelerate is configured with torch.compile (dynamo); remove it there and set `compile` in the recipe"
-        )
-
-
-def _set_up_sharding(accelerator: Accelerator) -> None:
-    """Check accelerate's FSDP settings and put them to use, also where accelerate drops them."""
-    plugin = getattr(accelerator.state, "fsdp_plugin", None) or FullyShardedDataParallelPlugin()
-    version = getattr(plugin, "fsdp_version", 1)  # accelerate before 1.6 knows no other
-    refusals: dict[str, Callable[[], bool]] = {
-        "fsdp_version: 2 (FSDP1 is not supported; FSDP2 needs accelerate 1.6)": lambda: version != 2,
-        "fsdp_activation_checkpointing: false, and `grad_checkpointing: true` in the recipe": (
-            lambda: bool(plugin.activation_checkpointing)
-        ),
-        "no fsdp_ignored_modules: gradients of what is not sharded would not be shared": (
-            lambda: plugin.ignored_modules is not None
-        ),
-    }
-    for fix, applies in refusals.items():
-        if applies():
-            raise ValueError(f"accelerate's FSDP configuration does not fit this engine; set {fix}")
-    if accelerator.mixed_precision in HALF:
-        # accelerate would also add up gradients in half precision, whose sum depends on how many processes share it
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(
-            param_dtype=HALF[accelerator.mixed_precision], reduce_dtype=torch.float32, output_dtype=torch.float32
-        )
-    # on the CPU accelerate reads these settings and then trains with plain DDP, without a word. Told that it is FSDP
-    # it does there what it does on GPUs: torch's fully_shard runs on gloo.
-    accelerator.state.fsdp_plugin = plugin
-    # accelerate copies the one into the other whenever it looks
-    accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP

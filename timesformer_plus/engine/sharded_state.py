@@ -136,8 +136,11 @@ def load(path: Path, trained: Trained) -> tuple[int, dict[str, Any]]:
         for name, value in stored.items()
         if _group(name) == "optimizer"
     }
-    with _told_plainly(path, ValueError), _alone_unmentioned():
-        load_shards({**weights, **optimizer}, storage_reader=reader, no_dist=not _together())
+    try:
+        with _alone_unmentioned():
+            load_shards({**weights, **optimizer}, storage_reader=reader, no_dist=not _together())
+    except CheckpointException as report:
+        raise ValueError(f"{path}: {_plainly(report)}; this checkpoint cannot be used") from report
     unpack_optimizer(
         trained.optimizer,
         trained.network,
@@ -263,39 +266,34 @@ def _new_folder_of_all(target: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         staged = _main_process_does(lambda: stack.enter_context(new_folder(target)))
         error: Exception | None = None
-        try:
-            if not staged.is_dir():
-                raise OSError(
-                    f"process {PartialState().process_index} does not see {staged}, which the main process has made; "
-                    "choose an output on a disk that all machines share"
-                )
-        except OSError as failure:
-            error = failure
-        _raise_together(error)
-        try:
-            with _told_plainly(target, OSError):
+        if not staged.is_dir():
+            here = PartialState().process_index
+            error = OSError(f"process {here} does not see that folder: all machines have to share the disk it is on")
+        if _first(error) is None:
+            try:
                 yield staged
-        except (OSError, ValueError) as failure:
-            error = failure
-        _raise_together(error)
-        # the main process's way out of new_folder puts the folder into its place, and may fail for all
-        _main_process_does(stack.close)
+            except CheckpointException as report:
+                error = OSError(_plainly(report))
+            except (OSError, ValueError) as failure:
+                error = failure
+        first = _first(error)
+
+        def leave() -> None:
+            with stack:  # new_folder puts the folder into its place, or takes it away and says what that means
+                if first is not None:
+                    raise first
+
+        _main_process_does(leave)
 
 
-def _raise_together(error: Exception | None) -> None:
-    """Raise the first error of any process in all of them."""
-    errors = [error] if not _together() else gather_object([error])
-    first = next((failure for failure in errors if failure is not None), None)
-    if first is not None:
-        raise first
+def _first(error: Exception | None) -> Exception | None:
+    """The first error of any process, in all of them."""
+    errors = gather_object([error]) if _together() else [error]
+    return next((failure for failure in errors if failure is not None), None)
 
 
-@contextlib.contextmanager
-def _told_plainly(path: Path, kind: type[Exception]) -> Iterator[None]:
-    """Turn torch's report, with the tracebacks of all processes, into one line."""
-    try:
-        yield
-    except CheckpointException as report:
-        process, (failure, _) = next(iter(sorted(report.failures.items())))
-        reason = str(failure).partition("\n")[0]
-        raise kind(f"{path}: process {process}: {type(failure).__name__}: {reason}") from report
+def _plainly(report: CheckpointException) -> str:
+    """One line of torch's report, which holds the tracebacks of all processes."""
+    process, (failure, _) = min(report.failures.items())
+    reason = getattr(failure, "strerror", None) or str(failure).partition("\n")[0]
+    return f"process {process}: {type(failure).__name__}: {reason}"
