@@ -134,7 +134,7 @@ def test_a_replaced_video_is_shown_as_training_replaces_it(one_is_damaged, tmp_p
         return draw_sheet(given, **options)
 
     monkeypatch.setattr("timesformer_plus.engine.preview.draw_sheet", watched)
-    data = {"test": None}
+    data = {"test": None, "allow_empty_classes": True}
     config = tiny_run(tmp_path / "run", one_is_damaged, data=data)
     preview(config, n=4, draws=1)
     headings = [row.heading for row in rows if row.heading]

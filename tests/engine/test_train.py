@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from timesformer_plus.engine.data_config import DataConfig
 from timesformer_plus.engine.evaluate import evaluate
 from timesformer_plus.engine.train import main, train
 from timesformer_plus.engine.trainer import NonFiniteError
+
+RESCORE = Path(__file__).parents[2] / "tools" / "rescore.py"
 
 
 def events(folder, kind):
@@ -314,3 +318,16 @@ def test_shipped_recipe_is_read_and_its_model_made(file, tmp_path):
     typo = replace(config.model, args={**config.model.args, "time_embed_sdt": 1.0})
     with torch.device("meta"), pytest.raises(ValueError, match="time_embed_sdt"):
         build_model(typo, config.data, 8)
+
+
+def test_kept_predictions_are_those_of_the_scores(direction, tmp_path, monkeypatch):
+    # the first epoch stays the best one: its predictions must not give way to those of the second
+    monkeypatch.setattr("timesformer_plus.engine.run_state.better", lambda _, old: old is None)
+    config = tiny_run(tmp_path / "run", direction)
+    assert train(config)["best_epoch"] == 0
+    files = config.output / "predictions"
+    assert {file.name for file in files.iterdir()} == {"val.npz", "test.npz"}
+    for split in ("val", "test"):
+        words = [str(files / f"{split}.npz"), "--result", str(config.output / "result.json"), "--split", split]
+        done = subprocess.run([sys.executable, str(RESCORE), *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -156,7 +156,7 @@ class EvaluationConfig:
         average: What a video's views are averaged in: probabilities, or logits (which ranks classes as summing does).
         short_side: Length of the shorter side, in pixels, that frames are resized to before they are cropped; null for
             the smallest that covers the crop.
-        batch_size: Clips a forward pass, in every process; null for the share of a training batch.
+        batch_size: Clips a forward pass, in every process; null for 16, or for `batch_size` where that is smaller.
     """
 
     every: int = 1

@@ -8,7 +8,7 @@ bad_videos.csv     the videos of the training split that could not be read, if t
 status.json        running, preempted, failed or finished, and after which update
 checkpoints/       what an unfinished run goes on from; removed at the end
 last/ best/        the model after the last finished epoch and after the best one, in timm's local-dir form
-predictions/       every view's logits for the splits that were scored last, see ``predictions``
+predictions/       every view's logits of the best epoch's model on val.npz and test.npz, see ``predictions``
 result.json        the outcome; its presence says that the run is finished
 """
 
@@ -177,6 +177,19 @@ class RunFolder:
         """Write status.json."""
         if self.writes:
             write_atomically(self._status, json.dumps({"status": status, "step": step, **more}, indent=2) + "\n")
+
+    def predictions_of(self, split: str, *, is_final: bool) -> Path:
+        """File for the predictions on a split; where these may not be the last, one for ``settle_predictions``."""
+        return self.predictions / (f"{split}.npz" if is_final else f".{split}-new.npz")
+
+    def settle_predictions(self, split: str, *, keep: bool) -> None:
+        """Let new predictions take the place of those that are there, or drop them."""
+        if self.writes:
+            new = self.predictions_of(split, is_final=False)
+            if keep:
+                new.replace(self.predictions_of(split, is_final=True))
+            else:
+                new.unlink()
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, and remove what only an unfinished run needs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -176,6 +177,7 @@ class _Training:
         if _is_due(epoch, run.config):
             val = self._evaluate(run.val_data, "val").metrics
             progress.judge(epoch, val)
+            run.folder.settle_predictions("val", keep=progress.best_epoch == epoch)
         progress.epochs += 1
         progress.seconds += stats.seconds
         progress.clips += stats.clips
@@ -241,18 +243,21 @@ class _Training:
 
     def _evaluate(self, dataset: VideoDataset, split: str, network: nn.Module | None = None) -> Evaluation:
         run = self.run
+        doing = functools.partial(self.watch.at, f"scoring {split}", step=self.trainer.step)
         with self.display.evaluating(split):
             evaluation = evaluate(
                 self._scored() if network is None else network,
                 dataset,
                 build_normalize(run.recipe),
                 protocol=run.recipe.protocol,
-                batch_size=run.config.evaluation.batch_size or run.batches.micro_size,
+                # not a share of the training batch: the last bits of a score must not depend on the number of processes
+                batch_size=run.config.evaluation.batch_size or min(EVALUATION_BATCH, run.config.batch_size),
                 num_workers=run.config.data.num_workers,
-                timeout=run.config.timeout,
-                on_batch=lambda _: self.watch.at(f"scoring {split}", step=self.trainer.step),
+                timeout=self.watch.reading_timeout,
+                on_batch=lambda _: doing(),
+                on_wait=functools.partial(self.watch.at, f"waiting for the scores of {split}", waits=True),
                 requested=lambda: self.interrupt.requested,
-                predictions=run.folder.predictions / f"{split}.npz",
+                predictions=run.folder.predictions_of(split, is_final=split == "test"),
             )
         self.progress.short[split] = evaluation.short_videos
         self.progress.unreadable[split] = evaluation.unreadable
@@ -299,6 +304,8 @@ class _Training:
         )
 
 
+# clips a forward pass in evaluation, unless the configuration says another number
+EVALUATION_BATCH = 16
 # errors that are told in one line, without a traceback
 EXPECTED = (
     ValueError,

@@ -122,7 +122,7 @@ class Trainer:
                 self.run.batches,
                 num_workers=self.run.config.data.num_workers,
                 pin_memory=self.run.accelerator.device.type == "cuda",
-                timeout=self.run.config.timeout,
+                timeout=self.watch.reading_timeout,
             )
         return next(self._batches)
 
