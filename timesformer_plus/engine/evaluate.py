@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from jsonargparse import ArgumentParser
 from torch import nn
 
 from timesformer_plus.data.containers import Limits
@@ -26,6 +25,7 @@ from timesformer_plus.engine.data_config import DataConfig, require
 from timesformer_plus.engine.interrupt import exit_code, interrupts
 from timesformer_plus.engine.memory import MemoryShortageError, is_out_of_memory
 from timesformer_plus.engine.metrics import Metrics, count_confusions, score
+from timesformer_plus.engine.option_names import OptionParser
 from timesformer_plus.engine.predictions import Predictions, save_predictions
 from timesformer_plus.engine.processes import join_processes, set_threads
 from timesformer_plus.engine.protocols import Average, Protocol
@@ -310,7 +310,7 @@ def _watched(
 
 def main() -> None:
     """The command line of ``tools/evaluate.py``."""
-    parser = ArgumentParser(
+    parser = OptionParser(
         prog="evaluate", description="Score a trained model on the videos of a manifest.", allow_abbrev=False
     )
     parser.add_argument("manifest", type=Path, help="CSV file with columns path and label, and optionally pair.")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from timesformer_plus.data.containers import Limits
 from timesformer_plus.data.decoders import DecodeError, DecoderName
 from timesformer_plus.data.manifests import Manifest, Sample
@@ -15,6 +13,7 @@ from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.clip_loading import UnreadableVideosError
 from timesformer_plus.engine.data_config import DataConfig
 from timesformer_plus.engine.evaluate import USUAL_LIMITS
+from timesformer_plus.engine.option_names import OptionParser
 from timesformer_plus.engine.processes import join_processes
 from timesformer_plus.engine.protocols import Average
 from timesformer_plus.engine.views import predict_views
@@ -106,7 +105,7 @@ def print_predictions(video: Path, predictions: list[tuple[str, float]]) -> None
 
 def main() -> None:
     """The command line of ``tools/predict.py``."""
-    parser = ArgumentParser(
+    parser = OptionParser(
         prog="predict", description="Name what a video shows, with a trained model.", allow_abbrev=False
     )
     parser.add_argument("video", type=Path, help="A video file.")
