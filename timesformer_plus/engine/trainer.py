@@ -90,6 +90,7 @@ class Trainer:
         self.stopping = False
         self.stats = EpochStats()
         self._skipped = 0
+        self._resumed = False
         self._batches: Iterator[Clip] | None = None
 
     @property
@@ -149,6 +150,9 @@ class Trainer:
             short += int(clip.short[:own].sum())  # type: ignore[index]
             self.bad.see(clip, own)
             self.watch.at("computing", clips=names)
+            if self._resumed:
+                self.run.parallel.rehearse(self.model, functools.partial(self._mean_loss, clip, epoch))
+                self._resumed = False
             # gradients travel between processes once an update
             is_last = micro == config.accumulate - 1
             with contextlib.nullcontext() if is_last else self.run.parallel.no_sync(self.model):
@@ -208,6 +212,9 @@ class Trainer:
         samples = self.run.train_data.manifest.samples
         return [samples[index].id for _, index, _ in self.run.batches.share(step, micro)]
 
+    def _mean_loss(self, clip: Clip, epoch: int) -> Tensor:
+        return self._losses(clip, epoch).mean()
+
     def _report_bad_videos(self) -> None:
         samples = self.run.train_data.manifest.samples
         for video in self.bad.gather():
@@ -247,6 +254,7 @@ class Trainer:
         self.stats = EpochStats(**state["stats"])
         self.bad.load_state(state["bad_videos"])
         self._skipped = state["skipped"]
+        self._resumed = True
 
 
 def count_parameters(network: nn.Module) -> int:
