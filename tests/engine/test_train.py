@@ -213,7 +213,7 @@ def test_wrong_world_size(direction, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_unreadable_video_is_named(direction, tmp_path):
+def test_unreadable_video_is_named(direction, tmp_path, capsys):
     data = tmp_path / "data"
     shutil.copytree(direction, data)
     damaged = sorted((data / "train").glob("*.mp4"))[5]
@@ -225,7 +225,10 @@ def test_unreadable_video_is_named(direction, tmp_path):
     # nothing stands in for a video that is scored: it is wrong, and named
     (name,) = {path.name for path in [sorted((data / "val").glob("*.mp4"))[2]]}
     (data / "val" / name).write_bytes((data / "val" / name).read_bytes()[:201])
-    result = train(tiny_run(tmp_path / "other", data))
+    result = train(tiny_run(tmp_path / "other", data, progress=True))
+    told = capsys.readouterr().out.splitlines()
+    assert told.count(f"val: 1 videos cannot be read and count as wrong: val/{name}") == 2
+    assert [line["unreadable"] for line in events(tmp_path / "other", "epoch")] == [1, 1]
     assert list(result["unreadable"]["val"]) == [f"val/{name}"]
     assert result["unreadable"]["test"] == {}
     assert result["val"]["top1"] <= 7 / 8

@@ -30,8 +30,8 @@ class Progress:
         best_epoch: Which one that is.
         seconds: Time that training has taken, evaluation and interruptions left out.
         clips: Clips that it has seen.
-        short: Name of a split -> videos too short for a clip, in the last epoch or evaluation.
-        unreadable: Name of a split -> videos that its last evaluation could not read, with the reason.
+        short: Name of a split -> videos too short for a clip: in the last epoch, or in the evaluation that is reported.
+        unreadable: Name of a split -> videos that the evaluation that is reported could not read, with the reason.
     """
 
     epochs: int = 0

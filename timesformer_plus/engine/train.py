@@ -173,11 +173,15 @@ class _Training:
     def _close_epoch(self) -> None:
         run, progress, stats = self.run, self.progress, self.trainer.stats
         epoch = progress.epochs
-        val = None
+        val, unreadable = None, 0
         if _is_due(epoch, run.config):
-            val = self._evaluate(run.val_data, "val").metrics
+            evaluation = self._evaluate(run.val_data, "val")
+            val, unreadable = evaluation.metrics, len(evaluation.unreadable)
             progress.judge(epoch, val)
+            # what is kept beside the score of the best epoch is that epoch's
             run.folder.settle_predictions("val", keep=progress.best_epoch == epoch)
+            if progress.best_epoch == epoch:
+                self._remember("val", evaluation)
         progress.epochs += 1
         progress.seconds += stats.seconds
         progress.clips += stats.clips
@@ -190,7 +194,7 @@ class _Training:
             "short_videos": stats.short_videos,
             "val": val,
         }
-        run.folder.log("epoch", epoch=epoch, step=self.trainer.step, **numbers)
+        run.folder.log("epoch", epoch=epoch, step=self.trainer.step, **numbers, unreadable=unreadable)
         self.display.epoch(epoch, **numbers)
         self.trackers.log(
             {"val": val or {}, "epoch": {k: v for k, v in numbers.items() if k != "val"}}, self.trainer.step
@@ -222,7 +226,9 @@ class _Training:
         if run.test_data is not None:
             network = self._scored()
             load_weights(run.folder.best, network)
-            test = self._evaluate(run.test_data, "test", network).metrics
+            evaluation = self._evaluate(run.test_data, "test", network)
+            self._remember("test", evaluation)
+            test = evaluation.metrics
         return {
             "status": "finished",
             "val": progress.best,
@@ -259,9 +265,15 @@ class _Training:
                 requested=lambda: self.interrupt.requested,
                 predictions=run.folder.predictions_of(split, is_final=split == "test"),
             )
+        if evaluation.unreadable:
+            count, names = len(evaluation.unreadable), ", ".join(list(evaluation.unreadable)[:NAMED])
+            more = f" and {count - NAMED} more" if count > NAMED else ""
+            self.display.say(f"{split}: {count} videos cannot be read and count as wrong: {names}{more}")
+        return evaluation
+
+    def _remember(self, split: str, evaluation: Evaluation) -> None:
         self.progress.short[split] = evaluation.short_videos
         self.progress.unreadable[split] = evaluation.unreadable
-        return evaluation
 
     def _scored(self) -> nn.Module:
         """The network that is scored and exported: the average where there is one. Sharded, a whole copy of it."""
@@ -306,6 +318,8 @@ class _Training:
 
 # clips a forward pass in evaluation, unless the configuration says another number
 EVALUATION_BATCH = 16
+# videos that a line names
+NAMED = 5
 # errors that are told in one line, without a traceback
 EXPECTED = (
     ValueError,
