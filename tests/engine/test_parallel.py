@@ -1,15 +1,29 @@
 """How processes share a training: the numbers are those of one process, whatever the way."""
 
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import parallel_training as script
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState
+from accelerate.utils.launch import prepare_multi_gpu_env
+from tiny_runs import tiny_run
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from timesformer_plus.engine import accelerate_settings
+from timesformer_plus.engine.config import dump_config
 from timesformer_plus.engine.parallel import SHARDED_OPTIMIZERS, Parallel, network_of
+from timesformer_plus.engine.train import train
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 
 NOWHERE = None  # cases that write nothing
 
@@ -215,6 +229,65 @@ def test_optimizers_that_are_not_known_to_update_shards_are_refused(name, said):
     with pytest.raises(ValueError, match="use DDP, or one of AdaBelief, ") as error:
         parallel.prepare(network, optimizer)
     assert str(error.value).startswith(said)
+
+
+def environment_of(name, *words):
+    """What `accelerate launch` would set for a file of configs/accelerate/."""
+    args = launch_command_parser().parse_args(["--config_file", str(CONFIGS / name), *words, "train.py"])
+    args, _, _ = _validate_launch_command(args)
+    return prepare_multi_gpu_env(args)
+
+
+@pytest.mark.parametrize("name", ["ddp.yaml", "fsdp2.yaml"])
+def test_example_configurations_fit(name, monkeypatch):
+    for variable, value in environment_of(name).items():
+        if variable.startswith(("ACCELERATE_", "FSDP_")):
+            monkeypatch.setenv(variable, value)
+    monkeypatch.delenv("FSDP_MIN_NUM_PARAMS", raising=False)
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    described = Parallel(accelerator).describe(batch_size=8, accumulate=1)
+    plugin = accelerate_settings.read_fsdp(accelerator)
+    if name == "ddp.yaml":
+        assert plugin is None
+        assert described.startswith("1 process, 8 clips")
+    else:
+        assert described.startswith("1 process, nothing to shard, 8 clips")
+        assert plugin.reshard_after_forward
+        network = script.tiny_network(depth=1)
+        plugin.set_auto_wrap_policy(network)
+        assert plugin.auto_wrap_policy.keywords["transformer_layer_cls"] == {type(network.blocks[0])}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp.yaml", "fsdp2.yaml"])
+def test_accelerate_launch_with_an_example_configuration(name, direction, tmp_path):
+    one, two = (tiny_run(tmp_path / run, direction, precision="fp64", epochs=1) for run in ("one", "two"))
+    file = tmp_path / "two.yaml"
+    file.write_text(dump_config(replace(two, world_size=2)))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / name)),
+            *("-m", "timesformer_plus.engine.train", "--config", str(file)),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"2 processes, {'FSDP2' if 'fsdp' in name else 'DDP'} on gloo" in (two.output / "metrics.jsonl").read_text()
+    train(one)
+    losses = [
+        [
+            line["loss"]
+            for line in map(json.loads, (run.output / "metrics.jsonl").read_text().splitlines())
+            if "lr" in line
+        ]
+        for run in (one, two)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0, abs=1e-12)
+    assert len(losses[0]) == 2
 
 
 @pytest.mark.slow

@@ -1,14 +1,19 @@
 """Checkpoints that processes write together: bitwise for the same processes, usable for any."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import parallel_training as script
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from tiny_runs import finish, start, tiny_run
 
 from timesformer_plus.engine import sharded_state
 from timesformer_plus.engine.atomic_folder import damage
+from timesformer_plus.engine.config import EmaConfig
 from timesformer_plus.engine.training_state import newest_state, pack_optimizer, save_state
 
 NAMES = ("adamw", "sgd", "lamb")
@@ -144,3 +149,37 @@ def test_state_json_says_how_the_tensors_were_shared_out(written):
     output, _, _ = written
     content = json.loads((output / "sgd" / "step-00000003" / "state.json").read_text())["record"]
     assert set(map(tuple, content["shards"].values())) == {("shard 0",)}
+
+
+@pytest.mark.slow
+def test_sharded_run_stopped_goes_on_bitwise_and_on_one_process(direction, tmp_path, monkeypatch):
+    whole = tiny_run(
+        tmp_path / "whole", direction, precision="fp64", accumulate=2, clip_grad=1.0, ema=EmaConfig(decay=0.9)
+    )
+    stopped = [replace(whole, output=tmp_path / name) for name in ("two", "one")]
+    for name, value in script.BY_BLOCK.items():
+        monkeypatch.setenv(name, value)
+    code, text = finish(start(whole, processes=2))
+    assert code == 0, text
+    log = (whole.output / "metrics.jsonl").read_text()
+    assert "2 processes, FSDP2 on gloo, 8 clips an update = 2 x 2 micro-batches x 2" in log
+    monkeypatch.setenv("STOP_AT", "3")
+    for config in stopped:
+        code, text = finish(start(config, processes=2, script=Path(__file__).with_name("stop_at.py")))
+        assert code != 0, text
+        assert sharded_state.is_sharded(newest_state(config.output / "checkpoints")[0])
+    for config, processes, tolerance in zip(stopped, (2, 0), (0, 1e-12), strict=True):
+        if not processes:
+            for name in script.BY_BLOCK:
+                monkeypatch.delenv(name)
+        code, text = finish(start(config, processes=processes))
+        assert code == 0, text
+        before, now = (load_file(run.output / "last" / "model.safetensors") for run in (whole, config))
+        for name, value in before.items():
+            torch.testing.assert_close(now[name], value, rtol=0, atol=tolerance, msg=name)
+        assert losses(config) == pytest.approx(losses(whole), rel=0, abs=tolerance)
+
+
+def losses(run):
+    lines = map(json.loads, (run.output / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if line["event"] == "step"]
