@@ -4,7 +4,9 @@
 
 A second opinion: nothing here but numpy and the standard library, and nothing shared with the package, whose
 engine/predictions.py describes the file. --result takes the result.json of a training, of which the split that the file
-is named after is looked at, or the --output of tools/evaluate.py. Exit code: 0 if all scores agree to 1e-9, 1 if not.
+is named after is looked at, or the --output of tools/evaluate.py. Besides the scores, what the result says about the
+protocol, the videos that could not be read, their number and the confusion matrix has to be what the file says. Exit
+code: 0 if all agree, scores to 1e-9, 1 if not.
 """
 
 import argparse
@@ -57,8 +59,8 @@ def read(path):
             sys.exit(f"error: {path}: video {name} has not every view once")
         is_read = all(arrays["status"][row] == 0 for row in own)
         says = probabilities_of(arrays["logits"][own], protocol["average"], multi_label) if is_read else None
-        label, pair = arrays["label"][number], str(arrays["pair"][number])
-        videos.append({"id": str(name), "label": label, "pair": pair, "p": says})
+        video = {"id": str(name), "label": arrays["label"][number], "pair": str(arrays["pair"][number]), "p": says}
+        videos.append(video | {"short": bool(arrays["short"][number]), "reason": str(arrays["reason"][number])})
     if len({video["id"] for video in videos}) < len(videos):
         sys.exit(f"error: {path} has a video twice")
     return videos, [str(name) for name in arrays["classes"]], protocol, multi_label
@@ -131,17 +133,51 @@ def flat(scores):
     return out
 
 
+def facts_of(videos, classes, protocol, multi_label):
+    """What a result says besides scores."""
+    unread = {video["id"]: video["reason"] for video in videos if video["p"] is None}
+    confusion = {}
+    for video in [] if multi_label else videos:
+        guess = "(unreadable)" if video["p"] is None else classes[np.argsort(-settle(video["p"]), kind="stable")[0]]
+        row = confusion.setdefault(classes[int(video["label"])], {})
+        row[guess] = row.get(guess, 0) + 1
+    return {
+        "status": "some unreadable" if unread else "complete",
+        "protocol": protocol,
+        "unreadable": unread,
+        "confusion": confusion,
+        "videos: found": len(videos),
+        "videos: short": sum(video["short"] for video in videos),
+    }
+
+
 def reported(path, split):
-    """The scores that a result has for a split, without what is no score."""
+    """The scores that a result has for a split, and what it says besides."""
     try:
         result = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         sys.exit(f"error: {path} cannot be read ({error})")
-    scores = result.get(split) if isinstance(result.get(split), dict) else result
-    if "loss" not in scores:
+    facts = {}
+    if isinstance(result, dict) and isinstance(result.get(split), dict) and "loss" in result[split]:
+        scores = result[split]  # of a training, whose status is about the whole run
+        facts = {name: result[name].get(split) for name in ("unreadable", "videos") if name in result}
+        facts |= {"protocol": result["protocol"]} if "protocol" in result else {}
+    elif isinstance(result, dict) and "loss" in result:
+        names = {"status", "protocol", "unreadable", "confusion", "videos"}
+        facts = {name: result[name] for name in names & result.keys()}
+        scores = {name: value for name, value in result.items() if name not in names}
+    else:
         sys.exit(f"error: {path} has no scores of {split!r}; name the split with --split")
-    other = {"protocol", "videos", "unreadable", "confusion"}
-    return flat({name: value for name, value in scores.items() if name not in other})
+    counts = facts.pop("videos", None) or {}
+    return flat(scores), facts | {f"videos: {name}": counts[name] for name in ("found", "short") if name in counts}
+
+
+def compare(facts, told):
+    """Print what a result says besides scores and the file does not, and count it."""
+    wrong = [name for name in told if told[name] != facts[name]]
+    for name in wrong:
+        print(f"{name} {json.dumps(facts[name])}  BUT REPORTED {json.dumps(told[name])}")
+    return len(wrong)
 
 
 def main():
@@ -155,9 +191,10 @@ def main():
         videos, classes, protocol, multi_label = read(options.predictions)
     except (OSError, ValueError, KeyError) as error:
         sys.exit(f"error: {options.predictions} is no file of predictions ({error})")
-    unread = [video["id"] for video in videos if video["p"] is None]
+    facts = facts_of(videos, classes, protocol, multi_label)
+    unread = facts["unreadable"]
     scores = flat((multi_label_scores if multi_label else single_label)(videos, classes))
-    told = reported(options.result, options.split or options.predictions.stem) if options.result else {}
+    told, besides = reported(options.result, options.split or options.predictions.stem) if options.result else ({}, {})
     wrong = 0
     for name in sorted(scores.keys() | told.keys(), key=lambda name: (":" in name, name)) if told else scores:
         own, other = scores.get(name), told.get(name)
@@ -167,9 +204,10 @@ def main():
     for name in unread:
         print(f"could not be read, counts as wrong: {name}")
     print(f"{len(videos)} videos, {len(unread)} unreadable; {protocol['name']}, {protocol['average']} averaged")
+    others = compare(facts, besides)
     if told:
         print(f"{wrong} of {len(scores)} scores differ" if wrong else f"all {len(scores)} scores agree")
-    sys.exit(1 if wrong else 0)
+    sys.exit(1 if wrong or others else 0)
 
 
 if __name__ == "__main__":

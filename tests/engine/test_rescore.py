@@ -110,6 +110,48 @@ def test_every_wrong_score_is_found(rescore, tmp_path, multi_label):
         assert rescore(tmp_path / "test.npz", "--result", tmp_path / "result.json")[0] != 0  # one is not reported
 
 
+def whole_result(said):
+    """What tools/evaluate.py writes about predictions."""
+    evaluation = summarise(said)
+    return {
+        **evaluation.metrics,
+        "status": "some unreadable" if evaluation.unreadable else "complete",
+        "protocol": said.protocol.as_dict(),
+        "videos": {"expected": 99, "found": len(said.ids), "missing": 9, "short": evaluation.short_videos},
+        "unreadable": evaluation.unreadable,
+        "confusion": evaluation.confusion,
+    }
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_what_is_no_score_is_held_against_the_file_too(rescore, tmp_path, multi_label):
+    said = make(1, num_videos=40, num_classes=7, multi_label=multi_label)
+    save_predictions(tmp_path / "test.npz", said)
+    right = whole_result(said)
+    assert len(right["unreadable"]) > 1
+    name = next(iter(right["unreadable"]))
+    wrong = {
+        "status": "complete",
+        "protocol": right["protocol"] | {"num_frames": 9},
+        "videos": right["videos"] | {"found": 39},
+        "unreadable": {key: value for key, value in right["unreadable"].items() if key != name},
+        "confusion": {"class: 0": {"class: 0": 40}},
+    }
+    of_training = {key: wrong[key] for key in ("protocol", "videos", "unreadable")}
+    for key, value in wrong.items():
+        (tmp_path / "result.json").write_text(json.dumps(right | {key: value}))
+        code, printed = rescore(tmp_path / "test.npz", "--result", tmp_path / "result.json")
+        assert (code, printed.count("BUT REPORTED")) == (1, 1), key
+        assert printed.startswith("accuracy") == multi_label
+    run = {"status": "finished", "test": summarise(said).metrics, "protocol": right["protocol"]}
+    run |= {"unreadable": {"test": right["unreadable"]}, "videos": {"test": right["videos"]}}
+    (tmp_path / "result.json").write_text(json.dumps(run))
+    assert rescore(tmp_path / "test.npz", "--result", tmp_path / "result.json")[0] == 0
+    for key, value in of_training.items():
+        (tmp_path / "result.json").write_text(json.dumps(run | {key: value if key == "protocol" else {"test": value}}))
+        assert rescore(tmp_path / "test.npz", "--result", tmp_path / "result.json")[0] == 1, key
+
+
 def test_scores_without_a_result_and_a_result_of_the_command_line(rescore, tmp_path):
     said = make(2, num_videos=5, num_classes=3)
     save_predictions(tmp_path / "five.npz", said)
@@ -117,8 +159,7 @@ def test_scores_without_a_result_and_a_result_of_the_command_line(rescore, tmp_p
     assert code == 0
     assert f"top1 {summarise(said).metrics['top1']:.12g}\n" in printed
     assert "agree" not in printed
-    result = {**summarise(said).metrics, "protocol": {}, "videos": {}, "unreadable": {}, "confusion": {"a": {"a": 1}}}
-    (tmp_path / "result.json").write_text(json.dumps(result))
+    (tmp_path / "result.json").write_text(json.dumps(whole_result(said)))
     assert rescore(tmp_path / "five.npz", "--result", tmp_path / "result.json")[0] == 0
     (tmp_path / "result.json").write_text(json.dumps({"val": summarise(said).metrics}))
     assert rescore(tmp_path / "five.npz", "--result", tmp_path / "result.json", "--split", "val")[0] == 0
