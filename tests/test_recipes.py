@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from timesformer_plus.data.motion import write_motion
@@ -99,6 +100,30 @@ def test_files_named_in_the_header_exist(name):
         assert (ROOT / path).is_file(), path
     for path in re.findall(r"(?<![\w/])\w+\.yaml", text):
         assert (ROOT / name).with_name(path).is_file(), path
+
+
+def further_options(name):
+    """Options that the text of a header offers on top of its command: a list of words for every run of them."""
+    text = " ".join(line.removeprefix("#").strip() for line in header(name) if not line.startswith("#   python"))
+    value = r"(?:'[^']*'|[\w./:-]*[\w/])"
+    return [shlex.split(run) for run in re.findall(rf"(?:--model\.[\w.]+ {value} ?)+", text)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_weights_get_pixels_as_they_know_them(name):
+    overlays = [config_of(name, *words).model for words in ([], *further_options(name))]
+    overlays = [
+        model.args["pretrained_cfg_overlay"] for model in overlays if model.pretrained and ":" not in model.name
+    ]
+    if name == "configs/own_videos.yaml":
+        assert overlays  # its header has a command with weights
+    for overlay in overlays:
+        weights = timm.get_pretrained_cfg(Path(overlay["file"]).stem)
+        assert weights is not None, overlay["file"]
+        assert overlay["num_classes"] == weights.num_classes
+        if name not in PAPER:  # whose normalization is its authors' own, whatever the weights had
+            assert tuple(overlay["mean"]) == weights.mean
+            assert tuple(overlay["std"]) == weights.std
 
 
 @pytest.mark.parametrize("name", RECIPES)
