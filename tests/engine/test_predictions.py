@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import resource
 
@@ -11,6 +12,7 @@ import torch
 
 from timesformer_plus.engine import predictions as predictions_module
 from timesformer_plus.engine.build_data import ClipRecipe
+from timesformer_plus.engine.evaluate import summarise
 from timesformer_plus.engine.predictions import Predictions, load_predictions, save_predictions
 
 PROTOCOL = ClipRecipe(8, 1, "stride", (32, 32), (0.5,) * 3, (0.5,) * 3, multi_label=False, num_clips=2).protocol
@@ -126,3 +128,41 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == old
     assert [file.name for file in tmp_path.iterdir()] == ["val.npz"]
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_a_very_wrong_answer_costs_what_it_costs(average):
+    said = dataclasses.replace(
+        make(2, 2),
+        logits=torch.tensor([[[60.0, 0.0]] * 2, [[0.0, 60.0]] * 2]),
+        read=torch.ones(2, 2, dtype=torch.bool),
+        targets=torch.tensor([1, 1]),
+        protocol=dataclasses.replace(PROTOCOL, average=average),
+    )
+    assert summarise(said).metrics["loss"] == pytest.approx(30.0, abs=1e-9)
+    several = dataclasses.replace(said, targets=torch.tensor([[0, 1], [1, 1]]))
+    # a yes that is wrong, one that is right, and twice a logit of 0
+    assert summarise(several).metrics["loss"] == pytest.approx((60 + 0 + 2 * math.log(2)) / 4, abs=1e-9)
+    views = dataclasses.replace(said, logits=torch.tensor([[[60.0, 0.0], [0.0, 0.0]], [[0.0, 60.0]] * 2]))
+    first = math.log(2) + math.log(2) if average == "probabilities" else 30.0
+    assert summarise(views).metrics["loss"] == pytest.approx(first / 2, abs=1e-9)
+
+
+def test_nats_are_those_of_the_probabilities():
+    for multi_label in (False, True):
+        for average in ("probabilities", "logits"):
+            said = dataclasses.replace(
+                make(multi_label=multi_label), protocol=dataclasses.replace(PROTOCOL, average=average)
+            )
+            p = said.probabilities()
+            chance = (
+                torch.where(said.targets > 0, p, 1 - p) if multi_label else p.gather(1, said.targets[:, None])[:, 0]
+            )
+            torch.testing.assert_close(said.nats(), -chance.log(), rtol=0, atol=1e-12, equal_nan=True)
+
+
+def test_infinite_logits_leave_a_finite_loss():
+    logits = torch.tensor([[[0.0, -math.inf]] * 2, [[0.0, 0.0]] * 2])
+    read = torch.ones(2, 2, dtype=torch.bool)
+    said = dataclasses.replace(make(2, 2), logits=logits, read=read, targets=torch.tensor([1, 1]))
+    assert math.isfinite(summarise(said).metrics["loss"])

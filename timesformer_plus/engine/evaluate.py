@@ -140,7 +140,14 @@ def evaluate(
 def summarise(predictions: Predictions) -> Evaluation:
     """Score what a model has said about the videos of a split."""
     probabilities, targets, scored = predictions.probabilities(), predictions.targets, predictions.scored
-    metrics = score(probabilities, targets, classes=predictions.classes, pairs=predictions.pairs, scored=scored)
+    metrics = score(
+        probabilities,
+        targets,
+        classes=predictions.classes,
+        pairs=predictions.pairs,
+        scored=scored,
+        nats=predictions.nats(),
+    )
     confusion = {} if predictions.multi_label else count_confusions(probabilities, targets, predictions.classes, scored)
     return Evaluation(metrics, int(predictions.short.sum()), predictions.unreadable, confusion)
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 Metrics: TypeAlias = "dict[str, float | dict[str, float]]"
 
-# A true class with probability 0 must cost much, not infinitely: one video would decide the mean, and JSON has no inf.
+# a true class with probability 0 must cost much, not infinitely: JSON has no inf
 LEAST_PROBABILITY = 1e-15
+MOST_NATS = 1e300
 # as Guo et al. 2017 have it
 CALIBRATION_BINS = 15
 # what a video that could not be read is taken for
@@ -138,6 +139,7 @@ def score(
     classes: Sequence[str],
     pairs: Sequence[str] = (),
     scored: Tensor | None = None,
+    nats: Tensor | None = None,
 ) -> Metrics:
     """Score predictions.
 
@@ -151,6 +153,8 @@ def score(
         pairs: Pair name of every video, "" for none.
         scored: Which videos could be read, bool, (N,); ``None`` for all. The probabilities of the others are not
             looked at.
+        nats: Negative log likelihood of every target, in the shape of ``targets``, see ``Predictions.nats``; ``None``
+            for that of the probabilities, which are taken for at least ``LEAST_PROBABILITY``.
 
     Returns:
         For single-label data ``loss`` (mean negative log likelihood of the probabilities), ``top1``, ``top5`` (with
@@ -167,12 +171,18 @@ def score(
     scored = torch.ones(len(targets), dtype=torch.bool) if scored is None else scored
     if not scored.any():
         raise ValueError("no video could be read, so there is nothing to score")
+    if nats is None:
+        if targets.ndim == 2:
+            likelihood = torch.where(targets > 0.5, probabilities, 1 - probabilities)
+        else:
+            likelihood = probabilities.gather(1, targets[:, None])[:, 0]
+        nats = -likelihood.clamp(min=LEAST_PROBABILITY).log()
+    loss = nats[scored].clamp(max=MOST_NATS).mean().item()
     if targets.ndim == 2:
-        return _score_multi_label(probabilities, targets, classes, pairs, scored)
+        return _score_multi_label(probabilities, targets, classes, pairs, scored, loss)
     correct = top_k_correct(probabilities, targets, 1) & scored
-    likelihood = probabilities.gather(1, targets[:, None]).clamp(min=LEAST_PROBABILITY)[scored]
     per_class = per_class_accuracy(correct, targets, classes)
-    metrics: Metrics = {"loss": -likelihood.log().mean().item(), "top1": correct.double().mean().item()}
+    metrics: Metrics = {"loss": loss, "top1": correct.double().mean().item()}
     if len(classes) > 5:
         metrics["top5"] = (top_k_correct(probabilities, targets, 5) & scored).double().mean().item()
     metrics["mean_class_accuracy"] = sum(per_class.values()) / len(per_class)
@@ -184,14 +194,13 @@ def score(
 
 
 def _score_multi_label(
-    probabilities: Tensor, targets: Tensor, classes: Sequence[str], pairs: Sequence[str], scored: Tensor
+    probabilities: Tensor, targets: Tensor, classes: Sequence[str], pairs: Sequence[str], scored: Tensor, loss: float
 ) -> Metrics:
     positive = targets > 0.5
     says = _settled(probabilities) > _settled(torch.tensor(0.5))
     correct = (says == positive) & scored[:, None]
-    likelihood = torch.where(positive, probabilities, 1 - probabilities).clamp(min=LEAST_PROBABILITY)[scored]
     accuracy = correct.double().mean(dim=0)
-    metrics: Metrics = {"loss": -likelihood.log().mean().item(), "accuracy": accuracy.mean().item()}
+    metrics: Metrics = {"loss": loss, "accuracy": accuracy.mean().item()}
     if precisions := _average_precisions(probabilities, positive, classes, scored):
         metrics["mean_average_precision"] = sum(precisions.values()) / len(precisions)
         metrics["average_precision"] = precisions

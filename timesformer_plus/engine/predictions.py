@@ -28,6 +28,7 @@ equal files, byte for byte.
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from timesformer_plus.engine.protocols import Protocol
 
@@ -96,6 +97,26 @@ class Predictions:
             total += self._squash(logits) if self.protocol.average == "probabilities" else logits
         mean = total / num_views
         return mean if self.protocol.average == "probabilities" else self._squash(mean)
+
+    def nats(self) -> Tensor:
+        """Negative log likelihood of what is true: float64, (N,), or for multi-label data of every class, (N, K).
+
+        Of ``probabilities``, but computed from the logits in the logarithm: a probability of e-60 costs 60 nats, where
+        a probability would have been rounded to zero. Not a number for a video that is not scored.
+        """
+        num_views = self.logits.shape[1]
+        if self.protocol.average == "logits":
+            mean = sum((self.logits[:, view].double() for view in range(num_views)), torch.tensor(0.0).double())
+            return -self._log_likelihood(mean / num_views)
+        total = self._log_likelihood(self.logits[:, 0].double())
+        for view in range(1, num_views):
+            total = torch.logaddexp(total, self._log_likelihood(self.logits[:, view].double()))
+        return math.log(num_views) - total
+
+    def _log_likelihood(self, logits: Tensor) -> Tensor:
+        if self.multi_label:
+            return nn.functional.logsigmoid(torch.where(self.targets > 0, logits, -logits))
+        return logits.log_softmax(dim=-1).gather(1, self.targets[:, None])[:, 0]
 
     def _squash(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
