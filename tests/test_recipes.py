@@ -13,6 +13,7 @@ from timesformer_plus.data.motion import write_motion
 from timesformer_plus.engine.batches import GlobalBatches
 from timesformer_plus.engine.build import build_model, build_optimizer, build_scheduler
 from timesformer_plus.engine.build_data import build_mixer, build_recipe
+from timesformer_plus.engine.checkpoint import save_checkpoint
 from timesformer_plus.engine.config import ModelConfig, parse_train_config
 from timesformer_plus.engine.train import train
 
@@ -178,6 +179,36 @@ def test_the_model_can_be_made_and_trained_by_its_optimizer(name):
         scheduler.step_update(step)
         peak = max(peak, *(group["lr"] for group in optimizer.param_groups))
     assert peak == pytest.approx(config.optim.lr, rel=0.1)  # a cosine is lower where its warm-up ends
+
+
+@pytest.mark.parametrize("name", ["configs/ucf101.yaml", "configs/hmdb51.yaml"])
+def test_the_command_that_starts_from_a_run_loads_it_and_keeps_the_dropout(name, tmp_path, monkeypatch):
+    recipe = config_of(name)
+    (words,) = further_options(name)
+    config = config_of(name, *words)
+    kept = recipe.model.args.keys() - {"pretrained_cfg_overlay"}
+    assert {key: config.model.args[key] for key in kept} == {key: recipe.model.args[key] for key in kept}
+    # the run: a small model of the same pattern, with other classes, and pixels of its own
+    monkeypatch.chdir(tmp_path)
+    overlay = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    small = ModelConfig(
+        name="timesformer_test_patch8_32",
+        pattern=config.model.pattern,
+        args={"pretrained_cfg_overlay": overlay},
+    )
+    data = dataclasses.replace(config.data, img_size=32)
+    run = build_model(small, data, num_classes=3)
+    made = build_recipe(run, data, config.evaluation)
+    save_checkpoint(Path("runs/RUN/best"), run, classes=("a", "b", "c"), recipe=made)
+    network = build_model(config.model, data, num_classes=5)
+    trained = run.state_dict()
+    for key, value in network.state_dict().items():
+        if not key.startswith("head."):
+            torch.testing.assert_close(value, trained[key], rtol=0, atol=0)
+    assert network.head.out_features == 5
+    assert network.head_drop.p == 0.5
+    again = build_recipe(network, data, config.evaluation)
+    assert (again.mean, again.std) == (overlay["mean"], overlay["std"])
 
 
 @pytest.mark.parametrize("name", PAPER)
