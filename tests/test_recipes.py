@@ -181,6 +181,91 @@ def test_the_model_can_be_made_and_trained_by_its_optimizer(name):
     assert peak == pytest.approx(config.optim.lr, rel=0.1)  # a cosine is lower where its warm-up ends
 
 
+def entry(name, part):
+    """What a header says under ``part``, in one line."""
+    text = "\n".join(header(name))
+    return " ".join(re.search(rf"^# {part}: .*(?:\n#   .*)*", text, flags=re.MULTILINE)[0].replace("\n#", " ").split())
+
+
+# the released script for a data set, with the defaults of the program that it calls (github.com/MCG-NJU/VideoMAE)
+VIDEOMAE = {
+    "epochs": 75,
+    "videos an update": 384,
+    "data.num_frames": 16,
+    "data.stride": 4,
+    "augment.scale": (0.08, 1.0),
+    "augment.ratio": (0.75, 4 / 3),
+    "augment.hflip": 0.5,
+    "augment.color_jitter": 0.0,  # the program has an option for it that nothing reads
+    "augment.rand_augment": "m7-n4-mstd0.5-inc1",
+    "augment.erasing": 0.25,
+    "augment.erasing_mode": "pixel",
+    "augment.mixup": 0.8,
+    "augment.cutmix": 1.0,
+    "augment.mix_prob": 1.0,
+    "augment.mix_switch": 0.5,
+    "augment.repeats": 2,
+    "model.args.drop_path_rate": 0.1,
+    "model.args.drop_rate": 0.0,
+    "optim.name": "adamw",
+    "optim.weight_decay": 0.05,
+    "optim.layer_decay": 0.75,
+    "optim.lr": 5e-4,  # this and the next for 256 videos an update
+    "schedule.min_lr": 1e-6,
+    "schedule.name": "cosine",
+    "schedule.warmup_epochs": 5,
+    "evaluation.protocol": "videomae",
+    "ema.decay": None,
+    "clip_grad": None,
+    "label_smoothing": 0.1,
+    "precision": "fp16",
+}
+SOURCES = {
+    "configs/kinetics400/vit_base_finetune.yaml": VIDEOMAE,
+    "configs/kinetics400/vit_small_finetune.yaml": VIDEOMAE | {"epochs": 150},
+    "configs/ucf101.yaml": VIDEOMAE
+    | {
+        "epochs": 100,
+        "videos an update": 128,
+        "model.args.drop_path_rate": 0.2,
+        "model.args.drop_rate": 0.5,
+        "optim.layer_decay": 0.7,
+        "schedule.min_lr": 1e-5,
+    },
+}
+IN_WORDS = {None: "not bounded", "augment.repeats": "2 times", "data.stride": "1 in 4", "evaluation.protocol": "5 x 3"}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_settings_are_those_of_the_source_or_named_with_what_it_has(name):
+    config = config_of(name)
+    own = {f"{part}.{key}": value for part in ("data", "augment", "optim", "schedule", "evaluation", "ema")
+           for key, value in dataclasses.asdict(getattr(config, part)).items()}  # fmt: skip
+    own |= {key: value for key, value in dataclasses.asdict(config).items() if not isinstance(value, dict)}
+    own |= {f"model.args.{key}": config.model.args.get(key, 0.0) for key in ("drop_path_rate", "drop_rate")}
+    own["videos an update"] = videos = config.batch_size // config.augment.repeats
+    if config.data.sampling == "segments":
+        own["data.stride"] = "none"
+    said = entry(name, "Source")
+    for option, value in SOURCES[name].items():
+        if option in ("optim.lr", "schedule.min_lr"):
+            assert own[option] == pytest.approx(value * videos / 256), option
+        elif own[option] != pytest.approx(value) if isinstance(value, float) else own[option] != value:
+            assert f"({IN_WORDS.get(option, IN_WORDS.get(value, value))})" in said, option
+
+
+def test_hmdb51_is_trained_as_ucf101_but_for_the_epochs():
+    ucf, hmdb = config_of("configs/ucf101.yaml"), config_of("configs/hmdb51.yaml")
+    assert dataclasses.replace(hmdb, epochs=ucf.epochs, data=ucf.data, output=ucf.output) == ucf
+    assert (
+        dataclasses.replace(
+            hmdb.data, **{key: getattr(ucf.data, key) for key in ("root", "format", "train", "val", "videos")}
+        )
+        == ucf.data
+    )
+    assert f"{hmdb.epochs} epochs" in entry("configs/hmdb51.yaml", "Source")
+
+
 @pytest.mark.parametrize("name", ["configs/ucf101.yaml", "configs/hmdb51.yaml"])
 def test_the_command_that_starts_from_a_run_loads_it_and_keeps_the_dropout(name, tmp_path, monkeypatch):
     recipe = config_of(name)
