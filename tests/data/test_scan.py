@@ -7,6 +7,8 @@ import csv
 import dataclasses
 import io
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -27,6 +29,7 @@ from PIL import Image
 from timesformer_plus.data import scan as scan_module
 from timesformer_plus.data.catalogues import read_manifest
 from timesformer_plus.data.guard import Limits
+from timesformer_plus.data.manifest_files import make_manifest
 from timesformer_plus.data.scan import (
     ScanRow,
     find_videos,
@@ -37,6 +40,8 @@ from timesformer_plus.data.scan import (
     write_exclude,
 )
 from timesformer_plus.data.scan_table import COLUMNS, Journal, write_scan
+from timesformer_plus.engine.build_splits import build_splits
+from timesformer_plus.engine.data_config import DataConfig
 
 GOOD_NAMES = (
     "plain.mp4", "a, b.mp4", 'say "hi".mp4', " spaces .mp4", "two\nlines.mp4", "old\rmac.mp4", "ünïcödé 東京 🎬.mp4",
@@ -178,6 +183,45 @@ def test_the_summary(scanned):
     assert "48x64" in printed
     assert "2 videos have the content of another" in printed
     assert "linked.mp4 = plain.mp4 = twin.mp4" in printed
+
+
+def test_the_advice_leads_from_a_bad_file_to_splits_that_training_takes(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(10):  # each of another length: copies would be kept together
+        path = tmp_path / "my videos" / "ab"[number % 2] / f"{number}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_numbered(path, 5 + number)
+    (tmp_path / "my videos" / "a" / "junk.mp4").write_bytes(b"no video" * 99)
+    root = Path("my videos")
+    make_manifest(root, shares=(0.5, 0.25, 0.25))
+    manifests = {path: path.read_bytes() for path in root.glob("*.csv")}
+    capsys.readouterr()
+    assert main([str(root), *OPTIONS]) == 1
+    advice = capsys.readouterr().out.split("1 bad")[-1]
+    again, train = re.findall(r"^  (\S.*)$", advice, flags=re.MULTILINE)[-2:]
+    with pytest.raises(ValueError, match=r"data\.exclude"):
+        build_splits(DataConfig(root=root))
+    # the commands as they stand there, with the folder's space and all options
+    assert shlex.split(again)[:3] == ["python", "tools/scan.py", "my videos"]
+    assert set(OPTIONS) < set(shlex.split(again))
+    assert main(shlex.split(again)[2:]) == 1
+    printed = capsys.readouterr().out
+    assert "0 checked now" in printed
+    assert train in printed  # the list is written: the same option, and nothing to scan again
+    assert "tools/scan.py" not in printed
+    option, path = shlex.split(train)
+    assert option == "--data.exclude"
+    assert read_exclude(path) == ("a/junk.mp4",)
+    splits = build_splits(DataConfig(root=root, exclude=Path(path)))
+    assert sum(counts.found for counts in splits.counts.values()) == 10
+    assert sum(counts.excluded for counts in splits.counts.values()) == 1
+    assert {path: path.read_bytes() for path in manifests} == manifests
+
+
+def test_there_is_no_advice_where_all_is_well(tmp_path, capsys):
+    write_numbered(tmp_path / "a.mp4", 10)
+    assert main([str(tmp_path), *OPTIONS]) == 0
+    assert "exclude" not in capsys.readouterr().out
 
 
 def test_a_second_run_looks_at_what_has_changed_only(scanned, tmp_path, monkeypatch):

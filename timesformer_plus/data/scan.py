@@ -23,7 +23,7 @@ from timesformer_plus.data.inventory import VIDEO_SUFFIXES
 from timesformer_plus.data.manifests import Manifest
 from timesformer_plus.data.sandbox import Outcome, Sandbox
 from timesformer_plus.data.scan_check import check_video, fingerprint
-from timesformer_plus.data.scan_summary import ScanProgress, print_summary
+from timesformer_plus.data.scan_summary import ScanProgress, print_summary, what_to_do
 from timesformer_plus.data.scan_table import Journal, ScanRow, read_exclude, read_scan, write_exclude, write_scan
 
 __all__ = ["Scan", "ScanRow", "find_videos", "main", "read_exclude", "read_scan", "scan_videos", "write_exclude"]
@@ -301,7 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", type=str | None, default=None, help="As in training, for formats that have one.")
     parser.add_argument("--multi_label", type=bool, default=False, help="As in training.")
     parser.add_argument("--exclude", type=Path | None, default=None, help="Also write the bad paths here, one a line.")
-    options = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    options = parser.parse_args(words)
     try:
         options = parser.instantiate(options).as_dict()
     except ValueError as error:
@@ -324,4 +325,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if scan.left:
         sys.stderr.write(f"{scan.left} videos were not looked at; run it again to go on\n")
         return 130
+    if scan.bad:
+        print(what_to_do(exclude, words, options["root"]))
     return 1 if scan.bad else 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -151,3 +153,26 @@ def _bytes(size: float) -> str:
 
 def _one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def what_to_do(exclude: Path | None, words: Sequence[str], root: Path) -> str:
+    """How to go on with bad videos: the commands, with the options that this scan was started with.
+
+    Args:
+        exclude: The list of them that was written.
+        words: The command line of this scan.
+        root: The folder that was scanned.
+    """
+    if exclude is not None:
+        return (
+            f"{exclude} lists the bad ones; the manifests stay as they are. To train without them, add to its command\n"
+            f"  --data.exclude {shlex.quote(str(exclude))}"
+        )
+    named = root / "bad.txt"
+    again = shlex.join(["python", "tools/scan.py", *words, "--exclude", str(named)])
+    return (
+        f"training refuses splits with bad videos; mend them and scan again, or leave them out: write a list of "
+        f"them (nothing is checked twice)\n  {again}\nand add to the command of training\n"
+        f"  --data.exclude {shlex.quote(str(named))}\n"
+        "The manifests stay as they are; made anew, they would divide the videos anew."
+    )
