@@ -137,7 +137,9 @@ def test_two_processes_stop_together_and_go_on_bitwise(rank, eleven, tmp_path, m
     code, text = finish(start(config, processes=2, script=STOPS))
     assert code != 0
     assert text.count("stopped after update 3, which ") == 1, text
-    assert json.loads((config.output / "status.json").read_text())["status"] == "preempted"
+    # the same signal for all, whoever got it
+    status = json.loads((config.output / "status.json").read_text())
+    assert (status["status"], status["signal"]) == ("preempted", signal.SIGTERM)
     assert [path.name for path in sorted((config.output / "checkpoints").glob("step-*"))][-1] == "step-00000003"
     shutil.copytree(config.output, tmp_path / "alone")
     code, text = finish(start(config, processes=2))
@@ -179,6 +181,49 @@ def test_a_run_of_something_else_is_not_gone_on_with(uninterrupted, eleven, tmp_
     # what has no say in the numbers may change: it is the same run
     train(replace(config, threads=1, timeout=60.0, checkpoint=CheckpointConfig(every=1, keep=1)))
     assert_same_run(config.output, uninterrupted.output)
+
+
+@pytest.mark.parametrize("text", ["", "- a list\n", "a: [\n"])
+def test_configuration_that_no_run_wrote(text, uninterrupted, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config.yaml is not what a run writes; choose another output"):
+        train(replace(uninterrupted, output=tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "environment.json", "predictions/other.npz", "checkpoints/holiday.jpg"]
+)
+def test_files_of_somebody_else_are_left_alone(name, uninterrupted, tmp_path):
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(
+        ValueError, match=r"is there, but no config.yaml of a run: it will not be replaced; move it away"
+    ):
+        train(replace(uninterrupted, output=tmp_path / "run"))
+    assert file.read_text() == "mine"
+
+
+def test_what_helps_where_memory_runs_out_goes_on_with_the_run(uninterrupted, tmp_path, monkeypatch):
+    config = stopped(replace(uninterrupted, output=tmp_path / "run"), monkeypatch, 3)
+    frugal = replace(config, accumulate=4, grad_checkpointing=True)
+    train(replace(frugal, evaluation=replace(config.evaluation, batch_size=2)))
+    for ours, theirs in zip(steps(config.output), steps(uninterrupted.output), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+    notes = [note for line in data_lines(config.output) for note in line["report"]]
+    assert "accumulate was 2, now 4: the same run up to rounding, not bitwise" in notes
+
+
+def test_best_of_an_epoch_after_the_checkpoint_is_noticed_before_training(uninterrupted, tmp_path, monkeypatch):
+    config = stopped(replace(uninterrupted, output=tmp_path / "run"), monkeypatch, 3)
+    path = config.output / "best" / "config.json"
+    assert json.loads(path.read_text())["training"]["epoch"] == 0
+    shutil.rmtree(config.output / "best")
+    with pytest.raises(
+        ValueError, match=r"best is not the model of epoch 1, the best so far; begin again with overwrite"
+    ):
+        train(config)
 
 
 def test_overwrite_begins_anew(uninterrupted, tmp_path, monkeypatch):

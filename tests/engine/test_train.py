@@ -276,12 +276,13 @@ def test_epoch_lines_where_there_is_no_terminal(direction, tmp_path, capsys):
     train(tiny_run(tmp_path / "run", direction, epochs=1, progress=True))
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [f"{name}: {n} expected, {n} found, 0 missing" for name, n in SPLITS.items()]
-    assert lines[3].startswith("auto: ")
-    assert lines[4] == "1 process, 8 clips an update = 1 x 1 micro-batches x 8"
-    assert lines[5].startswith("epoch   1  loss ")
-    assert "val pair" in lines[5]
-    assert lines[6].startswith("done in")
-    assert len(lines) == 7
+    assert lines[3] == "weights: timesformer_test_patch8_32 from scratch, seed 0"
+    assert lines[4].startswith("auto: ")
+    assert lines[5] == "1 process, 8 clips an update = 1 x 1 micro-batches x 8"
+    assert lines[6].startswith("epoch   1  loss ")
+    assert "val pair" in lines[6]
+    assert lines[7].startswith("done in")
+    assert len(lines) == 8
 
 
 def test_disk_full_while_the_weights_are_written(direction, tmp_path, monkeypatch, capsys):
@@ -296,6 +297,32 @@ def test_disk_full_while_the_weights_are_written(direction, tmp_path, monkeypatc
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["status"] == "failed"
     assert "No space left on device" in status["reason"]
+
+
+def test_reason_is_not_lost_on_a_disk_too_full_for_the_status(direction, tmp_path, monkeypatch, capsys):
+    def full(_, status, **__):
+        if status == "failed":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("timesformer_plus.engine.run_folder.RunFolder.say_status", full)
+    error = fails(capsys, tiny_run(tmp_path / "run", direction, optim=OptimConfig(lr=1e30)), tmp_path)
+    assert error.startswith("error: update 2: the loss is ")
+
+
+def test_saved_model_is_begun_with_its_weights_and_its_pattern(finished_run, direction, tmp_path):
+    folder, _ = finished_run
+    name = f"local-dir:{folder / 'best'}"
+    with pytest.raises(ValueError, match=r"is a saved model; set model\.pretrained=true"):
+        replace(TINY, name=name, args={})
+    model = replace(TINY, name=name, args={}, pretrained=True)
+    config = tiny_run(tmp_path / "run", direction, model=model, epochs=1, optim=OptimConfig(lr=1e-12, weight_decay=0))
+    train(config)
+    ours, theirs = (timm.create_model(f"local-dir:{run / 'best'}", pretrained=True) for run in (config.output, folder))
+    assert ours.pattern == theirs.pattern
+    assert torch.allclose(ours.blocks[0].attn.qkv.weight, theirs.blocks[0].attn.qkv.weight, atol=1e-9)
+    missing = replace(config, output=tmp_path / "other", model=replace(model, name="local-dir:/nowhere"))
+    with pytest.raises(ValueError, match=r"^model.name='local-dir:/nowhere': .*/nowhere"):
+        train(missing)
 
 
 def test_output_that_cannot_be_made(direction, tmp_path, capsys):

@@ -87,8 +87,11 @@ class BadVideos:
         self._fresh = []
         new = {video.index: video for video in seen if video.index not in self._known}
         self._known |= new.keys()
-        self.kinds.update(video.kind for video in seen)
-        self._of_epoch += seen
+        # a video that comes several times in an epoch (repeated augmentation) is one
+        met = {video.index for video in self._of_epoch}
+        fresh = {video.index: video for video in seen if video.index not in met}
+        self.kinds.update(video.kind for video in fresh.values())
+        self._of_epoch += fresh.values()
         return list(new.values())
 
     def check(self) -> None:

@@ -85,7 +85,7 @@ class GlobalBatches(Sampler[list[Key]]):
         pairs: bool = False,
         start: int = 0,
     ) -> None:
-        _check_shares(batch_size, world_size=world_size, accumulate=accumulate, pairs=pairs)
+        check_shares(batch_size, world_size=world_size, accumulate=accumulate, pairs=pairs)
         if repeats < 1 or batch_size % repeats:
             raise ValueError(
                 f"{batch_size=} counts every clip, so it cannot be made of videos that come {repeats} times each; "
@@ -212,7 +212,18 @@ class GlobalBatches(Sampler[list[Key]]):
         return self._orders[epoch]
 
 
-def _check_shares(batch_size: int, *, world_size: int, accumulate: int, pairs: bool) -> None:
+def check_shares(batch_size: int, *, world_size: int, accumulate: int, pairs: bool) -> None:
+    """Refuse a global batch that cannot be shared out evenly.
+
+    Args:
+        batch_size: Clips an update, over all processes and micro-batches.
+        world_size: Number of processes.
+        accumulate: Micro-batches an update.
+        pairs: Whether a share is made of pairs of clips.
+
+    Raises:
+        ValueError: It cannot; the text names one that can.
+    """
     shares = world_size * accumulate
     if batch_size % shares:
         near = max(batch_size // shares, 1) * shares

@@ -25,7 +25,7 @@ def build_model(model: ModelConfig, data: DataConfig, num_classes: int) -> nn.Mo
     Raises:
         ValueError: timm does not know the name, an option does not fit the model, or there are no such weights.
     """
-    given: dict[str, Any] = {"num_frames": data.num_frames, "img_size": data.img_size}
+    given: dict[str, Any] = {"pattern": model.pattern, "num_frames": data.num_frames, "img_size": data.img_size}
     if ":" not in model.name and not timm.is_model(model.name):  # local-dir:FOLDER and hf-hub:REPOSITORY have one
         near = ", ".join(timm.list_models("*timesformer*"))
         raise ValueError(f"model.name={model.name!r} is not a model that timm knows; the video models are {near}")
@@ -33,16 +33,17 @@ def build_model(model: ModelConfig, data: DataConfig, num_classes: int) -> nn.Mo
         network: nn.Module = timm.create_model(
             model.name,
             pretrained=model.pretrained,
-            pattern=model.pattern,
             num_classes=num_classes,
             **{key: value for key, value in given.items() if value is not None},
             **model.args,
         )
-    except FileNotFoundError as error:  # timm's has no text
-        wanted = dict(model.args.get("pretrained_cfg_overlay") or {}).get("file", error)
+    except FileNotFoundError as error:  # timm's has no text for a file of weights
+        file = dict(model.args.get("pretrained_cfg_overlay") or {}).get("file")
+        if file is None:
+            raise ValueError(f"model.name={model.name!r}: {error}") from error
         raise ValueError(
-            f"model {model.name!r}: there is no file {wanted} with its weights; model.args.pretrained_cfg_overlay.file "
-            "names it, and the head of the recipe says where to get it"
+            f"model {model.name!r}: there is no file {file} with its weights; model.args.pretrained_cfg_overlay.file "
+            "names it, and the head of a recipe says where to get it"
         ) from error
     except (TypeError, RuntimeError) as error:  # an unknown key in model.args; no weights, or others than expected
         raise ValueError(
@@ -80,6 +81,10 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
         )
     except TypeError as error:  # an unknown key in optim.args
         raise ValueError(f"optimizer {config.name!r} refuses its arguments ({error}); see optim.args") from error
+    except (AssertionError, ImportError, RuntimeError) as error:  # those that need a GPU, or another package
+        raise ValueError(
+            f"optimizer {config.name!r} cannot be made here ({error}); choose another optim.name"
+        ) from error
     if getattr(optimizer, "is_second_order", False):
         raise ValueError(f"optim.name={config.name!r} needs second derivatives, which training does not compute")
     return optimizer

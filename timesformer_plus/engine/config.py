@@ -29,7 +29,8 @@ class ModelConfig:
 
     Args:
         name: A timm model name, such as timesformer_small_patch16_224, or local-dir:RUN/best for a checkpoint.
-        pattern: How the attentions interleave: a scheme (divided, joint, …) or a pattern such as 'ts' or 's*3 j'.
+        pattern: How the attentions interleave: a scheme (divided, joint, …) or a pattern such as 'ts' or 's*3 j'; null
+            for the model's own, which is ts, or that of the checkpoint.
         pretrained: Start from the weights that timm has for this name; those of a file with
             `args: {pretrained_cfg_overlay: {file: PATH}}`.
         args: Further keyword arguments of the model, such as `{depth: 3, embed_dim: 64, global_pool: avg}`; everything
@@ -37,7 +38,7 @@ class ModelConfig:
     """
 
     name: str = "timesformer_base_patch16_224"
-    pattern: str = "ts"
+    pattern: str | None = None
     pretrained: bool = False
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -49,6 +50,10 @@ class ModelConfig:
             "img_size": "data.img_size",
             "num_classes": "the classes of the data",
         }
+        require(
+            ":" not in self.name or self.pretrained,
+            f"model.name={self.name!r} is a saved model; set model.pretrained=true to begin with its weights",
+        )
         for key in self.args:
             require(key not in homes, f"model.args.{key}: this is set by {homes.get(key)}; remove it from model.args")
 
@@ -76,6 +81,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optim.lr={self.lr} is not positive")
         require(self.weight_decay >= 0, f"optim.weight_decay={self.weight_decay} is negative")
+        require(
+            self.layer_decay is None or 0 < self.layer_decay <= 1,
+            f"optim.layer_decay={self.layer_decay} is not in (0, 1]; .75 is usual, null is for none",
+        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,11 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         require(self.warmup_epochs >= 0, f"schedule.warmup_epochs={self.warmup_epochs} is negative")
-        require(self.name != "multistep" or bool(self.milestones), "schedule.name=multistep needs schedule.milestones")
+        require(
+            (self.name == "multistep") == bool(self.milestones),
+            f"schedule.milestones={list(self.milestones)} with schedule.name={self.name}: multistep needs some, the "
+            "others take none",
+        )
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,10 @@ class DataConfig:
             f"data.target_fps={self.target_fps} with data.sampling={self.sampling}: seconds needs a positive "
             "target_fps, the others take none",
         )
+        require(
+            self.sampling == "stride" or self.stride == 1,
+            f"data.stride={self.stride} with data.sampling={self.sampling}: a stride is for sampling: stride",
+        )
         require(self.shards_at_once >= 0, f"data.shards_at_once={self.shards_at_once} is negative")
         require(self.num_workers >= 0, f"data.num_workers={self.num_workers} is negative")
         require(self.cache_mb >= 0, f"data.cache_mb={self.cache_mb} is negative")
@@ -178,6 +182,10 @@ class AugmentConfig:
             require(0 <= getattr(self, name) <= 1, f"augment.{name}={getattr(self, name)} is not a probability")
         for name in ("mixup", "cutmix"):
             require(getattr(self, name) >= 0, f"augment.{name}={getattr(self, name)} is negative")
+        require(
+            self.mixup > 0 or self.cutmix > 0 or (self.mix_prob, self.mix_switch) == (1.0, 0.5),
+            f"augment.mix_prob={self.mix_prob}, mix_switch={self.mix_switch} are for mixup and cutmix, which are off",
+        )
         require(self.repeats > 0, f"augment.repeats={self.repeats} is not positive")
         require(
             not self.flip_pairs or self.hflip > 0,

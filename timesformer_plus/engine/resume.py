@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +18,6 @@ from timesformer_plus.engine.training_state import newest_state
 # computed. The videos' place is among it because their names and labels are compared by themselves.
 FREE = (
     "output",
-    "accumulate",
-    "threads",
     "world_size",
     "timeout",
     "resume",
@@ -43,6 +40,9 @@ FREE = (
     "data.cache_dir",
     "data.cache_mb",
 )
+# The same, but for the last bits: what helps where memory runs out, or machines change
+ROUNDING = ("accumulate", "threads", "grad_checkpointing", "evaluation.batch_size")
+UNEXACT = "the same run up to rounding, not bitwise"
 SHOWN = 5
 
 
@@ -79,8 +79,8 @@ def find_start(folder: RunFolder, config: TrainConfig, digests: Mapping[str, str
     if config.overwrite or not folder.config.is_file():
         return Start(None)
     name = f"output={folder.path}"
-    begun = yaml.safe_load(folder.config.read_text())
-    other = differences(begun, yaml.safe_load(dump_config(config)))
+    begun, now = _read(folder.config), yaml.safe_load(dump_config(config))
+    other = differences(begun, now)
     more = f" and {len(other) - SHOWN} more" if len(other) > SHOWN else ""
     require(
         not other,
@@ -92,7 +92,7 @@ def find_start(folder: RunFolder, config: TrainConfig, digests: Mapping[str, str
         f"{name} holds an unfinished run; go on with it (resume=true), choose another output, or replace it "
         "(overwrite=true)",
     )
-    environment: dict[str, Any] = json.loads(folder.environment.read_text()) if folder.environment.is_file() else {}
+    environment = _read(folder.environment) if folder.environment.is_file() else {}
     changed = [split for split, digest in environment.get("data", {}).items() if digests.get(split) != digest]
     require(
         not changed,
@@ -105,7 +105,19 @@ def find_start(folder: RunFolder, config: TrainConfig, digests: Mapping[str, str
         f"{name} holds an unfinished run, but no checkpoint of it is whole ({'; '.join(damaged)}); begin again with "
         "overwrite=true",
     )
-    return Start(checkpoint, tuple(f"passed over: {line}" for line in damaged), environment)
+    old, new = _flat(begun), _flat(now)
+    rounded = [f"{key} was {old.get(key)}, now {new[key]}: {UNEXACT}" for key in ROUNDING if old.get(key) != new[key]]
+    return Start(checkpoint, (*(f"passed over: {line}" for line in damaged), *rounded), environment)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())  # of which JSON is a part
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = str(error).partition("\n")[0]
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not what a run writes; choose another output, or replace it with overwrite=true")
+    return content
 
 
 def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -114,7 +126,7 @@ def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     defaults = _flat(yaml.safe_load(dump_config(TrainConfig(output=Path(), data=DataConfig(root=Path())))))
     found = []
     for name in sorted(old.keys() | new.keys()):
-        if any(name == free or name.startswith(f"{free}.") for free in FREE):
+        if any(name == free or name.startswith(f"{free}.") for free in (*FREE, *ROUNDING)):
             continue
         # a run that was begun before an option existed had its default
         pair = [options.get(name, defaults.get(name)) for options in (old, new)]
@@ -125,14 +137,23 @@ def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def version_notes(begun: Mapping[str, Any], environment: Mapping[str, Any]) -> list[str]:
     """What is different about the machine, so that the continuation need not be bitwise the same run."""
-    before, now = (
-        {**e.get("packages", {}), **{k: e.get(k) for k in ("device", "world_size")}} for e in (begun, environment)
-    )
+    before, now = (_machine(environment) for environment in (begun, environment))
     return [
-        f"{name} was {before[name]}, now {now[name]}: the same run up to rounding, not bitwise"
+        f"{name} was {before[name]}, now {now[name]}: {UNEXACT}"
         for name in before.keys() & now.keys()
         if before[name] != now[name]
     ]
+
+
+def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
+    git = environment.get("git") or {}
+    found = {
+        **environment.get("packages", {}),
+        **environment.get("numerics", {}),
+        **{key: environment.get(key) for key in ("device", "world_size")},
+        "commit": git.get("commit"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from timesformer_plus.data.dataset import VideoDataset
 from timesformer_plus.data.decoders import describe_auto, resolve_decoder
 from timesformer_plus.data.manifests import manifest_digest
 from timesformer_plus.engine.bad_videos import default_max_bad
-from timesformer_plus.engine.batches import GlobalBatches
+from timesformer_plus.engine.batches import GlobalBatches, check_shares
 from timesformer_plus.engine.build import build_model, build_optimizer, build_scheduler
 from timesformer_plus.engine.build_data import (
     ClipRecipe,
@@ -88,14 +88,20 @@ class Run(NamedTuple):
     environment: dict[str, Any]
 
 
-def prepare(config: TrainConfig) -> Run:
-    """Start the processes and make and check everything the run needs.
+def prepare(config: TrainConfig, accelerator: Accelerator) -> Run:
+    """Make and check everything the run needs.
+
+    Args:
+        config: The options.
+        accelerator: What ``start_processes`` returned.
 
     Raises:
         ValueError: Something does not fit.
     """
     choose_trackers(config.trackers)
-    accelerator = start_processes(config)
+    check_shares(
+        config.batch_size, world_size=accelerator.num_processes, accumulate=config.accumulate, pairs=mixes(config)
+    )
     folder = RunFolder(config.output, writes=accelerator.is_main_process)
     folder.refuse_finished(config.overwrite)
     data = dataclasses.replace(config.data, decoder=resolve_decoder(config.data.decoder))
@@ -112,7 +118,10 @@ def prepare(config: TrainConfig) -> Run:
     environment = describe_environment(
         device=accelerator.device, world_size=accelerator.num_processes, seed=config.seed, data=digests
     )
-    notes = [describe_auto() if data.decoder == "auto" else f"videos are read by {data.decoder}"]
+    notes = [
+        describe_weights(config),
+        describe_auto() if data.decoder == "auto" else f"videos are read by {data.decoder}",
+    ]
 
     network = network.double() if config.precision == "fp64" else network
     if config.grad_checkpointing:
@@ -179,8 +188,21 @@ def _build_batches(config: TrainConfig, splits: Splits, accelerator: Accelerator
         shards_at_once=config.data.shards_at_once,
         repeats=config.augment.repeats,
         drop_last=config.drop_last,
-        pairs=bool(config.augment.mixup or config.augment.cutmix),
+        pairs=mixes(config),
     )
+
+
+def describe_weights(config: TrainConfig) -> str:
+    """Where the model's first weights come from, for people."""
+    if not config.model.pretrained:
+        return f"weights: {config.model.name} from scratch, seed {config.seed}"
+    file = dict(config.model.args.get("pretrained_cfg_overlay") or {}).get("file")
+    return f"weights: {config.model.name}, pretrained{f' ({file})' if file else ''}"
+
+
+def mixes(config: TrainConfig) -> bool:
+    """Whether clips are mixed, which is done in pairs."""
+    return bool(config.augment.mixup or config.augment.cutmix)
 
 
 def agreed(accelerator: Accelerator, look: Callable[[], Answer]) -> Answer:
@@ -188,15 +210,19 @@ def agreed(accelerator: Accelerator, look: Callable[[], Answer]) -> Answer:
 
     Raises:
         ValueError: What ``look`` has raised in the main process.
+        OSError: The same.
+        RuntimeError: The same, of another kind.
     """
     found: list[Any] = [None]
     if accelerator.is_main_process:
         try:
             found = [look()]
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             found = [error]
+        except Exception as error:  # whatever it is, the others must not wait for an answer
+            found = [RuntimeError(f"{type(error).__name__}: {error}")]
     (answer,) = broadcast_object_list(found)
-    if isinstance(answer, ValueError):
+    if isinstance(answer, Exception):
         raise answer
     return answer  # type: ignore[no-any-return]
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import shutil
@@ -70,16 +71,22 @@ class RunFolder:
         """Stop before any work if what a run would replace was not written by one.
 
         Raises:
-            ValueError: There is a best/ or last/ that is no model, or something else among the checkpoints.
+            ValueError: There is a best/ or last/ that is no model, or what runs write without the configuration of one.
         """
         for model in (self.best, self.last):
             if model.exists() and not is_replaceable(model):
                 raise ValueError(
                     f"{model} is not a checkpoint and will not be replaced; move it away or choose another output"
                 )
-        for path in self.checkpoints.iterdir() if self.checkpoints.is_dir() else ():
-            if not path.name.startswith(("step-", ".")):
-                raise ValueError(f"{path} was not written by a run; move it away or choose another output")
+        if self.config.is_file():
+            return
+        # a run writes its configuration first and removes it last
+        for path in (self._metrics, self.environment, self._bad_videos, self.checkpoints, self.predictions):
+            if path.exists():
+                raise ValueError(
+                    f"{path} is there, but no {self.config.name} of a run: it will not be replaced; move it away or "
+                    "choose another output"
+                )
 
     def hold(self) -> None:
         """Keep other trainings out of the folder, until ``let_go`` or until this process ends, however it ends.
@@ -106,17 +113,18 @@ class RunFolder:
         if not self.writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        # first what makes it look finished, or as if it could be continued
         self.result.unlink(missing_ok=True)
-        self.config.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.best, self.last):
             if folder.exists():
                 # half of a model or of a checkpoint must not be taken for one should this be killed
-                shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}-discarded-{os.getpid()}")))
-        for file in (self._metrics, self.environment, self._bad_videos, *self.predictions.glob("*.npz")):
+                folder.rename(folder.with_name(f".{folder.name}-discarded-{os.getpid()}"))
+        for folder in self.path.glob(".*-discarded-*"):
+            shutil.rmtree(folder)
+        predictions = [self.predictions_of(split, is_final=f) for split in ("val", "test") for f in (True, False)]
+        for file in (self._metrics, self.environment, self._bad_videos, *predictions):
             file.unlink(missing_ok=True)
-        write_atomically(self.environment, json.dumps(environment, indent=2) + "\n")
         write_atomically(self.config, dump_config(config))
+        write_atomically(self.environment, json.dumps(environment, indent=2) + "\n")
         self.say_status("running", step=0)
 
     def go_on(
@@ -151,11 +159,11 @@ class RunFolder:
         if self._bad_videos.is_file():
             with self._bad_videos.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.reader(file))[: bad_videos + 1]
-            self._bad_videos.unlink()
-            for row in rows[1:]:
-                self.bad_video(*row)
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows(rows)
+            write_atomically(self._bad_videos, text.getvalue())
         resumed = [*begun.get("resumed", ()), {"step": step, **environment}]
-        write_atomically(self.environment, json.dumps({**begun, "resumed": resumed}, indent=2) + "\n")
+        write_atomically(self.environment, json.dumps({**(begun or environment), "resumed": resumed}, indent=2) + "\n")
         write_atomically(self.config, dump_config(config))
         self.say_status("running", step=step)
 
@@ -202,8 +210,12 @@ class RunFolder:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that at no moment half of it is there under its name."""
     staged = path.with_name(f".{path.name}.{os.getpid()}")
-    with staged.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
+    try:
+        with staged.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise

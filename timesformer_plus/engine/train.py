@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import nn
 
 from timesformer_plus.data.dataset import VideoDataset
@@ -25,11 +26,11 @@ from timesformer_plus.engine.evaluate import Evaluation, Interrupted, evaluate
 from timesformer_plus.engine.interrupt import Interrupt, exit_code, interrupts
 from timesformer_plus.engine.memory import MemoryShortageError, memory_advice
 from timesformer_plus.engine.reading_workers import WorkerError
-from timesformer_plus.engine.run import Run, agreed, prepare
+from timesformer_plus.engine.run import Run, agreed, mixes, prepare, start_processes
 from timesformer_plus.engine.run_state import Progress, load_run, save_run
 from timesformer_plus.engine.trackers import Trackers
 from timesformer_plus.engine.trainer import NonFiniteError, Trainer, count_parameters
-from timesformer_plus.engine.watch import PeerFailedError, Watch
+from timesformer_plus.engine.watch import PeerFailedError, Watch, is_about_a_peer
 
 
 class Preempted(Exception):  # noqa: N818  # no error: the run can go on
@@ -70,16 +71,32 @@ def train(config: TrainConfig) -> dict[str, Any]:
         PeerFailedError: Another process has failed; the message is about that one.
         Preempted: Told to stop by SIGINT, SIGTERM or SIGUSR1.
     """
-    with interrupts() as interrupt:
-        run = prepare(config)
+    with interrupts() as interrupt, contextlib.ExitStack() as stack:
+        accelerator = start_processes(config)
+        stack.enter_context(
+            memory_advice(
+                batch_size=config.batch_size,
+                accumulate=config.accumulate,
+                world_size=accelerator.num_processes,
+                grad_checkpointing=config.grad_checkpointing,
+                pairs=mixes(config),
+            )
+        )
+        try:
+            run = prepare(config, accelerator)
+        except RuntimeError as error:
+            if accelerator.num_processes > 1 and is_about_a_peer(error):
+                raise PeerFailedError("another process has failed before the first update; see its message") from error
+            raise
         training = _Training(run, interrupt)
         try:
-            with training.watch, training.memory_advice():
+            with training.watch:
                 return training.run_to_end()
         except Preempted:
             raise
         except BaseException as error:
-            training.failed(str(error) or type(error).__name__)
+            stopped = isinstance(error, KeyboardInterrupt)
+            training.failed("stopped at once by a second signal" if stopped else str(error) or type(error).__name__)
             raise
         finally:
             run.folder.let_go()
@@ -122,19 +139,11 @@ class _Training:
         self.display.result(result)
         return result
 
-    def memory_advice(self) -> contextlib.AbstractContextManager[None]:
-        """Say what to change where memory runs out."""
-        config = self.run.config
-        return memory_advice(
-            batch_size=config.batch_size,
-            accumulate=config.accumulate,
-            world_size=self.run.accelerator.num_processes,
-            grad_checkpointing=config.grad_checkpointing,
-        )
-
     def failed(self, reason: str) -> None:
         """Note why the run has ended too early."""
-        self.run.folder.say_status("failed", step=self.trainer.step, reason=reason)
+        # on a full disk not even this can be written, and must not take the place of the reason
+        with contextlib.suppress(OSError):
+            self.run.folder.say_status("failed", step=self.trainer.step, reason=reason)
 
     def _begin(self) -> None:
         run, folder = self.run, self.run.folder
@@ -167,7 +176,7 @@ class _Training:
             if every and step % every == 0 and step < last and not trainer.stopping:
                 self._save()
         if trainer.stopping:
-            raise Preempted(self.interrupt.signal, "")
+            raise Preempted(0, "")
         self._close_epoch()
 
     def _close_epoch(self) -> None:
@@ -207,20 +216,27 @@ class _Training:
 
     def _restore_models(self) -> None:
         """Write what a process that was killed between a checkpoint and these had no time for."""
-        epoch = self.progress.epochs - 1
-        if epoch < 0 or self.trainer.step != self.progress.epochs * self.run.batches.steps_per_epoch:
+        run, epoch, best_epoch = self.run, self.progress.epochs - 1, self.progress.best_epoch
+        if epoch < 0:
             return
-        if _epoch_of(self.run.folder.last) != epoch:
-            self._export("last")
-        if self.progress.best_epoch == epoch and _epoch_of(self.run.folder.best) != epoch:
-            self._export("best")
+        last, best = agreed(run.accelerator, lambda: (_epoch_of(run.folder.last), _epoch_of(run.folder.best)))
+        if self.trainer.step == self.progress.epochs * run.batches.steps_per_epoch:
+            if last != epoch:
+                self._export("last")
+            if best_epoch == epoch and best != epoch:
+                self._export("best")
+                best = epoch
+        if best_epoch >= 0 and (best is None or best < best_epoch):
+            raise ValueError(f"{run.folder.best} is not the model of epoch {best_epoch + 1}, the best so far; {ANEW}")
+        if best is not None and best > max(epoch, best_epoch):
+            self.display.say(f"{run.folder.best} is epoch {best + 1}'s, which comes again")
 
     def _result(self) -> dict[str, Any]:
         run, progress = self.run, self.progress
         if agreed(run.accelerator, lambda: _epoch_of(run.folder.best)) != progress.best_epoch:
             raise ValueError(
-                f"{run.folder.best} is not the model of the best epoch, {progress.best_epoch + 1}, any more: an older "
-                "checkpoint was gone on from, on other machines; begin again with overwrite=true"
+                f"{run.folder.best} is not the model of epoch {progress.best_epoch + 1}, the best: an older checkpoint "
+                f"was gone on from, and came out differently; {ANEW}"
             )
         test = None
         if run.test_data is not None:
@@ -308,9 +324,11 @@ class _Training:
             self._save()
             self.run.accelerator.wait_for_everyone()
         step = self.trainer.step
-        self.run.folder.say_status("preempted", step=step, signal=self.interrupt.signal)
+        # not every process need have been told
+        signal = max(gather_object([self.interrupt.signal]))
+        self.run.folder.say_status("preempted", step=step, signal=signal)
         return Preempted(
-            self.interrupt.signal,
+            signal,
             f"stopped after update {step}, which {self.run.folder.checkpoints} holds; the same command goes on from "
             "there",
         )
@@ -320,6 +338,7 @@ class _Training:
 EVALUATION_BATCH = 16
 # videos that a line names
 NAMED = 5
+ANEW = "begin again with overwrite=true"
 # errors that are told in one line, without a traceback
 EXPECTED = (
     ValueError,

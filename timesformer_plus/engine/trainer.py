@@ -186,7 +186,9 @@ class Trainer:
             s.clips + size,
             s.short_videos + int(short_videos),
         )
-        self.run.folder.log("step", epoch=epoch, step=self.step, loss=mean_loss, lr=lr, grad_norm=grad_norm)
+        # JSON has no infinity: null stands for a gradient that overflowed under fp16, whose update was skipped
+        norm = grad_norm if math.isfinite(grad_norm) else None
+        self.run.folder.log("step", epoch=epoch, step=self.step, loss=mean_loss, lr=lr, grad_norm=norm)
         self.on_update({"loss": mean_loss, "lr": lr, "grad_norm": grad_norm})
         self.display.step(epoch, loss=mean_loss, lr=lr, clips=size, seconds=seconds, waited=waited)
         return bool(stops)

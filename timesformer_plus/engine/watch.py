@@ -143,7 +143,7 @@ class Watch:
         faulthandler.cancel_dump_traceback_later()
         if error is None or isinstance(error, self._expected):
             self._say(left=True)
-        elif self.world_size > 1 and _is_about_a_peer(error):
+        elif self.world_size > 1 and is_about_a_peer(error):
             raise PeerFailedError(self._find_first_failure(error)) from error
         else:
             said = str(error).strip() or "no message"
@@ -302,7 +302,8 @@ class Watch:
             time.sleep(0.1)
 
 
-def _is_about_a_peer(error: BaseException) -> bool:
+def is_about_a_peer(error: BaseException) -> bool:
+    """Whether an error says that another process is gone or does not answer."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and type(error) is RuntimeError and PEER_GONE.search(str(error)) is not None
     )
