@@ -1,5 +1,6 @@
 """The data set: clips depend on their key and nothing else."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -280,6 +281,49 @@ def test_a_second_attempt_saves_a_video(some_bad, monkeypatch, on_error):
     assert attempts == ["1.mp4"] * 2
     assert clip.problem == ""
     assert torch.equal(clip.video, healthy.video)
+
+
+def test_what_is_known_to_be_unreadable_is_not_tried(manifest, monkeypatch):
+    known = dataclasses.replace(manifest, unreadable={"1.mp4": "hangs: took 60 s"})
+    dataset, opened = make(known), []
+    read = dataset.reader.read
+    monkeypatch.setattr(dataset.reader, "read", lambda s, **how: opened.append(s.id) or read(s, **how))
+    with pytest.raises(DecodeError, match=r"1\.mp4: hangs: took 60 s"):
+        dataset[(0, 1, 0)]
+    assert dataset[(0, 2, 0)].index == 2
+    assert opened == ["2.mp4"]
+
+
+def test_views_of_a_failed_video_fail_at_once_until_it_is_begun_again(manifest, monkeypatch):
+    dataset, opened = make(manifest, num_clips=2, num_crops=2), []
+    read, broken = dataset.reader.read, {"1.mp4"}
+
+    def once(sample, **how):
+        opened.append(sample.id)
+        if sample.id in broken:
+            raise DecodeError(sample.path, "is cut off", "damaged")
+        return read(sample, **how)
+
+    monkeypatch.setattr(dataset.reader, "read", once)
+    said = []
+    for view in range(4):
+        with pytest.raises(DecodeError, match="is cut off") as caught:
+            dataset[(0, 1, view)]
+        said.append(caught.value)
+    assert opened == ["1.mp4"] * 2
+    assert all(error is said[0] for error in said)
+    # another evaluation finds the disk well again
+    broken.clear()
+    assert [dataset[(0, 1, view)].view for view in range(4)] == [0, 1, 2, 3]
+    # in training every draw is tried
+    broken.add("1.mp4")
+    training = make(manifest, training=True)
+    monkeypatch.setattr(training.reader, "read", once)
+    opened.clear()
+    for view in range(2):
+        with pytest.raises(DecodeError):
+            training[(0, 1, view)]
+    assert len(opened) == 4
 
 
 def test_where_nothing_can_be_read_the_first_is_named(tmp_path, monkeypatch):

@@ -87,6 +87,26 @@ def test_what_the_scan_could_not_read_counts_as_missing(tmp_path):
         build_splits(with_options(data, scan=str(tmp_path / "scan.csv")))
 
 
+def test_what_the_scan_could_not_read_stays_in_a_split_that_is_scored(tmp_path):
+    data = write_splits(tmp_path)
+    (tmp_path / "val.csv").write_text("path,label,pair\n6.mp4,a,p\n7.mp4,a,p\n")
+    write_scan([scan_as_bad(tmp_path / "7.mp4")], tmp_path / "scan.csv")
+    splits = build_splits(DataConfig(root=data.root, test="val.csv"))
+    for split in (splits.val, splits.test):
+        assert ids(split) == ["6.mp4", "7.mp4"]
+        assert split.unreadable == {"7.mp4": "damaged: says the scan"}
+        assert [sample.pair for sample in split.samples] == ["p", "p"]
+    assert splits.counts["val"] == SplitCounts(expected=2, found=2, missing=0, unreadable=1, excluded=0)
+    scan = tmp_path / "scan.csv"
+    assert splits.report[1] == f"val: 2 expected, 2 found, 0 missing; 1 of those found count as wrong, by {scan}"
+    # files that are not there are another matter
+    (tmp_path / "6.mp4").unlink()
+    with pytest.raises(ValueError, match=r"val: 2 expected, 1 found, 1 missing"):
+        build_splits(data)
+    with pytest.raises(ValueError, match=r"calls all of them bad, so there is nothing to score"):
+        build_splits(with_options(data, max_missing=0.5))
+
+
 def test_a_file_that_changed_after_the_scan_is_not_judged_by_it(tmp_path):
     data = write_splits(tmp_path)
     write_scan([scan_as_bad(tmp_path / "2.mp4")], tmp_path / "scan.csv")

@@ -16,6 +16,7 @@ from tiny_checkpoints import tiny_checkpoint
 from tiny_runs import tiny_run
 from torch import nn
 
+from timesformer_plus.data.clip_reader import ClipReader
 from timesformer_plus.data.containers import Limits
 from timesformer_plus.data.dataset import Clip
 from timesformer_plus.data.decoders import DecodeError
@@ -326,37 +327,59 @@ def test_scan_and_exclusions_are_those_of_training(checkpoint, videos, tmp_path,
     exclude.write_text(f"test/{paths[2].name}\ntrain/0000.mp4\n")
     output = tmp_path / "result.json"
     words = [folder / "five.csv", "--model", checkpoint, "--exclude", exclude, "--output", output]
-    code, _, error = run_main(monkeypatch, capfd, *words)
-    assert code == 1
-    assert "4 expected, 3 found, 1 missing" in error  # the scan's verdict counts
-    assert error.count("\n") == 1
-    code, printed, error = run_main(monkeypatch, capfd, *words, "--max_missing", 0.3)
-    assert (code, error) == (0, "")
+    code, printed, error = run_main(monkeypatch, capfd, *words)
+    assert (code, error) == (3, "")  # the scan's verdict counts
     result = json.loads(output.read_text())
-    counts = {"expected": 4, "found": 3, "missing": 0, "unreadable": 1, "excluded": 1, "short": 0}
+    assert result["unreadable"] == {f"test/{paths[1].name}": "damaged"}
+    counts = {"expected": 4, "found": 4, "missing": 0, "unreadable": 1, "excluded": 1, "short": 0}
     assert result["videos"] == counts
     lines = printed.splitlines()
-    assert f"{folder / 'five.csv'}: 4 expected, 3 found, 1 missing" in lines[0]
-    assert lines[-6:] == [
+    scan = folder / "scan.csv"
+    assert (
+        f"{folder / 'five.csv'}: 4 expected, 4 found, 0 missing; 1 of those found count as wrong, by {scan}" in lines[0]
+    )
+    assert lines[-7:] == [
         "videos expected: 4",
-        "videos found: 3",
+        "videos found: 4",
         "videos missing: 0",
-        "videos unreadable: 1 (by the scan, not scored)",
+        "videos unreadable: 1 (by the scan, counted as wrong)",
         "videos excluded: 1 (by the list, not scored)",
         "videos short: 0",
+        f"could not be read, counts as wrong: test/{paths[1].name} (damaged)",
     ]
-    # the three that are left score as if nothing else had ever been listed
-    names = {f"test/{paths[i].name}" for i in (0, 3, 4)}
-    rows = [line for line in (folder / "five.csv").read_text().splitlines() if line.split(",")[0] in names]
-    (folder / "three.csv").write_text("\n".join(["path,label", *rows]) + "\n")
-    alone = evaluate_checkpoint(folder / "three.csv", model=checkpoint, scan="none")
-    assert {**alone, "videos": None} == {**result, "videos": None}
+    # the score is that of an evaluation that finds out for itself
+    itself = evaluate_checkpoint(folder / "five.csv", model=checkpoint, exclude=exclude, scan="none")
+    told = {"videos": None, "unreadable": None}
+    assert list(itself["unreadable"]) == list(result["unreadable"])
+    assert itself | told == result | told
     # and a root of their own is where the scan and the list begin
     elsewhere = tmp_path / "five.csv"
     shutil.copy(folder / "five.csv", elsewhere)
     monkeypatch.chdir(folder.parent)
-    moved = evaluate_checkpoint(elsewhere, model=checkpoint, root=Path(folder.name), exclude=exclude, max_missing=0.3)
+    moved = evaluate_checkpoint(elsewhere, model=checkpoint, root=Path(folder.name), exclude=exclude)
     assert moved == result
+
+
+def test_a_folder_of_classes_is_scored_with_its_own_scan_or_that_above(checkpoint, videos, monkeypatch, tmp_path):
+    folder, _ = videos
+    rows = [line.split(",")[:2] for line in (folder / "five.csv").read_text().splitlines()[1:]]
+    classes = tmp_path / "all" / "val"
+    for path, label in rows:
+        (classes / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / path, classes / label / Path(path).name)
+    bad = next(classes.rglob("*.mp4"))
+    facts, opened, read = bad.stat(), [], ClipReader.read
+    monkeypatch.setattr(ClipReader, "read", lambda self, s, **how: opened.append(s.path) or read(self, s, **how))
+    for scanned in (classes, classes.parent):
+        name = bad.relative_to(scanned).as_posix()
+        scan = ScanRow(name, size_bytes=facts.st_size, mtime_ns=facts.st_mtime_ns, kind="hangs", reason="took 60 s")
+        write_scan([scan], scanned / "scan.csv")
+        result = evaluate_checkpoint(classes, model=checkpoint)
+        assert result["unreadable"] == {bad.relative_to(classes).as_posix(): "hangs: took 60 s"}
+        assert result["videos"]["found"] == 5
+        (scanned / "scan.csv").unlink()
+    assert len(set(opened)) == 4
+    assert bad not in opened  # it may hang the decoder here too
 
 
 def test_a_signal_ends_it_with_the_code_of_the_signal(checkpoint, direction, tmp_path, monkeypatch, capfd):

@@ -60,6 +60,7 @@ class VideoDataset(Dataset[Clip]):
         flip_pairs: Pairs of class indices that a mirrored clip exchanges, such as left and right.
         on_error: What becomes of a video that cannot be read, a second time neither: ``"raise"``, or ``"substitute"``
             another sample with its own label, drawn by ``(seed, epoch, index, view)`` and nothing else. The clip tells.
+            One of ``manifest.unreadable`` is not tried at all.
         seed: Seed of all randomness.
 
     Raises:
@@ -88,6 +89,7 @@ class VideoDataset(Dataset[Clip]):
         self.on_error: OnError = on_error
         self.seed = seed
         self._last: tuple[int, int, ClipFrames] | None = None
+        self._failed: tuple[int, DecodeError | OSError] | None = None
         self._mirrored = _exchange(len(manifest.classes), flip_pairs)
 
     @property
@@ -129,7 +131,7 @@ class VideoDataset(Dataset[Clip]):
         clip, crop = (0, 0) if self.reader.training else divmod(view, self.num_crops)
         index, error = wanted, None
         try:
-            read = self._read(wanted, clip, seed)
+            read = self._read(wanted, clip, seed, is_first=view == 0)
         except DecodeError as wrong:
             if self.on_error == "raise":
                 raise
@@ -146,22 +148,37 @@ class VideoDataset(Dataset[Clip]):
     def _seed_of(self, *key: int) -> int:
         return int(np.random.SeedSequence([self.seed, *key]).generate_state(1, np.uint64)[0])
 
-    def _read(self, index: int, clip: int, seed: int) -> ClipFrames:
+    def _read(self, index: int, clip: int, seed: int, *, is_first: bool) -> ClipFrames:
         # the crops of a test clip come one after the other and are of the same frames
         if self._last is not None and self._last[:2] == (index, clip):
             return self._last[2]
+        # a video that is tested is wrong as soon as one view fails: the rest of them is not waited for. The first view
+        # is tried all the same: it may be of another evaluation, when the disk is there again
+        if self._failed is not None and self._failed[0] == index and not is_first:
+            raise self._failed[1].with_traceback(None)
         try:
-            read = self._read_once(index, clip, seed)
-        except DecodeError:
-            # once more: network disks have moments of weakness
-            read = self._read_once(index, clip, seed)
+            read = self._read_twice(index, clip, seed)
+        except (DecodeError, OSError) as error:
+            if not self.reader.training:
+                self._failed = (index, error)
+            raise
+        self._failed = None
         if not self.reader.training and self.num_crops > 1:
             self._last = (index, clip, read)
         return read
 
+    def _read_twice(self, index: int, clip: int, seed: int) -> ClipFrames:
+        try:
+            return self._read_once(index, clip, seed)
+        except DecodeError:
+            # once more: network disks have moments of weakness
+            return self._read_once(index, clip, seed)
+
     def _read_once(self, index: int, clip: int, seed: int) -> ClipFrames:
-        generator = torch.Generator().manual_seed(seed)
-        return self.reader.read(self.manifest.samples[index], clip=clip, generator=generator)
+        sample = self.manifest.samples[index]
+        if sample.id in self.manifest.unreadable:
+            raise DecodeError(sample.path, self.manifest.unreadable[sample.id], "unreadable")
+        return self.reader.read(sample, clip=clip, generator=torch.Generator().manual_seed(seed))
 
     def _substitute(self, clip: int, key: Sequence[int], wrong: DecodeError) -> tuple[int, ClipFrames]:
         """The sample that is shown in the place of an unreadable one, and its frames."""
@@ -178,7 +195,7 @@ class VideoDataset(Dataset[Clip]):
 
     def __getstate__(self) -> dict[str, Any]:
         # a spawned worker has no use for the frames that were read last
-        return self.__dict__ | {"_last": None}
+        return self.__dict__ | {"_last": None, "_failed": None}
 
     def _target(self, index: int, flipped: bool) -> Tensor:
         label = self.manifest.samples[index].label

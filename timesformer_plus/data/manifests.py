@@ -6,8 +6,8 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -59,12 +59,15 @@ class Manifest:
         classes: Name of every class; its place is the class index.
         multi_label: Whether labels are one 0 or 1 for every class instead of one index.
         missing: What the manifest lists but the disk does not hold: where each was looked for.
+        unreadable: Id of a sample that is known to be unreadable, as by a scan -> why. It is among ``samples``, where
+            it counts, and nobody is to try it: a file may hang a decoder.
     """
 
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]
     multi_label: bool
     missing: tuple[str, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 class Reader(Protocol):

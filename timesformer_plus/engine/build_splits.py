@@ -28,9 +28,10 @@ class SplitCounts:
 
     Attributes:
         expected: Videos that it lists, without those to exclude.
-        found: Videos that are used.
+        found: Videos that are used: trained on, or scored.
         missing: Videos that are not there.
-        unreadable: Videos that the scan could not read.
+        unreadable: Videos that the scan could not read. Training leaves them out; of a split that is scored they are
+            among those found, and wrong.
         excluded: Videos that were left out by the list in `data.exclude`.
     """
 
@@ -66,20 +67,24 @@ class SplitReader:
         self._excluded = {posixpath.normpath(path) for path in excluded}
         self._settings = scan_settings(data.decoder, data.limits) if self._scan else ""
 
-    def read(self, name: str, file: str | Path, classes: tuple[str, ...] | None = None) -> Manifest:
+    def read(
+        self, name: str, file: str | Path, classes: tuple[str, ...] | None = None, *, scored: bool = False
+    ) -> Manifest:
         """Read a split.
 
         Args:
             name: What to call it.
             file: Its annotations, relative to `data.root`.
             classes: Names of the classes; those of the annotations if not given.
+            scored: Whether the split is scored: videos that the scan calls bad then stay in it, as
+                ``Manifest.unreadable``, and count as wrong. Else they are left out and count as missing.
 
         Returns:
             What can be used of it.
 
         Raises:
-            ValueError: The annotations are missing or malformed, a label is outside the classes, or more videos than
-                `data.max_missing` are missing or unreadable.
+            ValueError: The annotations are missing or malformed, a label is outside the classes, more videos than
+                `data.max_missing` are missing (or, if not `scored`, bad), or the scan calls all of them bad.
         """
         data = self.data
         listed = read_manifest(
@@ -93,10 +98,18 @@ class SplitReader:
         named = [s.id for s in listed.samples if self._excluded & {s.id, self.relative(s)}]
         there = without(listed, named)
         bad = self._unreadable(there)
-        # a pair that loses one of its two is none any more: without() sees to that
-        manifest = without(there, bad)
-        manifest = dataclasses.replace(manifest, missing=(*listed.missing, *bad.values()))
+        if scored:
+            manifest = dataclasses.replace(there, unreadable=bad)
+        else:
+            # a pair that loses one of its two is none any more: without() sees to that
+            manifest = without(there, bad)
+            lost = (f"{sample.path} ({bad[sample.id]})" for sample in there.samples if sample.id in bad)
+            manifest = dataclasses.replace(manifest, missing=(*listed.missing, *lost))
         line = check_coverage(manifest, name, data.max_missing)
+        require(
+            not scored or len(bad) < len(manifest.samples),
+            f"{line}; {self._scan_path} calls all of them bad, so there is nothing to score: get them again",
+        )
         self.counts[name] = SplitCounts(
             expected=len(manifest.samples) + len(manifest.missing),
             found=len(manifest.samples),
@@ -105,7 +118,8 @@ class SplitReader:
             excluded=len(named),
         )
         if bad:
-            line += f" ({len(bad)} of them by {self._scan_path})"
+            what = f"; {len(bad)} of those found count as wrong, by" if scored else f" ({len(bad)} of them by"
+            line += f"{what} {self._scan_path}{'' if scored else ')'}"
         self.lines.append(f"{line}; {len(named)} more are excluded" if named else line)
         return manifest
 
@@ -159,7 +173,7 @@ class SplitReader:
         return None if row is None or _has_changed(sample, row) else row.sha256
 
     def _unreadable(self, manifest: Manifest) -> dict[str, str]:
-        """Sample -> where it is and why the scan could not read it, unless the file has changed since."""
+        """Sample -> why the scan could not read it, unless the file has changed since."""
         bad: dict[str, str] = {}
         passed_over = 0
         for sample in manifest.samples:
@@ -169,7 +183,7 @@ class SplitReader:
             if row.kind in OF_THE_SETTINGS and row.settings != self._settings:
                 passed_over += 1
             else:
-                bad[sample.id] = f"{sample.path} ({row.kind}: {row.reason})"
+                bad[sample.id] = f"{row.kind}: {row.reason}" if row.reason else row.kind
         if passed_over:
             self.lines.append(
                 f"{self._scan_path} calls {passed_over} videos bad for a decoder or limits other than those of this "
@@ -207,15 +221,15 @@ def build_splits(data: DataConfig) -> Splits:
 
     Raises:
         ValueError: Annotations are missing or malformed, a label is outside the classes, more videos than
-            `data.max_missing` are missing or unreadable, a video or a recording is in two splits, or a class has no
-            video to learn it from.
+            `data.max_missing` are missing (of the training split: or unreadable by the scan), a video or a recording is
+            in two splits, or a class has no video to learn it from.
     """
     reader = SplitReader(data)
     train = reader.read("train", data.train)
     if not data.allow_empty_classes:
         check_classes(train, "train")
-    val = reader.read("val", data.val, train.classes)
-    test = None if data.test is None else reader.read("test", data.test, train.classes)
+    val = reader.read("val", data.val, train.classes, scored=True)
+    test = None if data.test is None else reader.read("test", data.test, train.classes, scored=True)
     apart = {"train": train, "val": val}
     if test is not None and data.test == data.val:
         # common where a data set publishes no labels for its test split

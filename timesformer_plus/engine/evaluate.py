@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 from timesformer_plus.data.containers import Limits
 from timesformer_plus.data.dataset import VideoDataset
 from timesformer_plus.data.decoders import DecodeError, DecoderName
+from timesformer_plus.data.scan import SCAN_FILE
 from timesformer_plus.data.transforms import Normalize
 from timesformer_plus.engine.build_data import ClipRecipe, build_normalize, build_test_dataset, choose_views
 from timesformer_plus.engine.build_splits import SplitReader
@@ -182,13 +184,14 @@ def evaluate_checkpoint(
     Args:
         manifest: CSV file with columns path and label, or the annotations that `format` says.
         model: Checkpoint folder, such as RUN/best.
-        root: Folder that the paths in the manifest are relative to; null for the manifest's own.
+        root: Folder that the paths in the manifest are relative to; null for the manifest's own, and for a manifest
+            that is a folder for that folder, or the one above it if only that one has a scan.csv.
         format: What the annotations are; see `data.format` of training.
         target: What is to be told, where a data set has several kinds of label or several splits.
-        scan: What tools/scan.py has found out about the videos; those that it calls bad are not scored. auto reads
-            scan.csv in `root` where there is one, none reads nothing, anything else is a path.
+        scan: What tools/scan.py has found out about the videos; those that it calls bad count as wrong, unread. auto
+            reads scan.csv in `root` where there is one, none reads nothing, anything else is a path.
         exclude: File with a list of videos, one path a line, that are not scored; null for none.
-        max_missing: Greatest share of the videos that may be missing, or unreadable by the scan; they are not scored.
+        max_missing: Greatest share of the videos that may be missing; they are not scored.
         protocol: A published protocol by name, such as paper_timesformer (1 clip x 3 crops, logits summed) or videomae
             (5 x 3); null for that of training's evaluation.
         num_clips: Clips a video, evenly spaced in time; null for as many as in training's evaluation.
@@ -209,8 +212,8 @@ def evaluate_checkpoint(
 
     Returns:
         What ``metrics.score`` says; under ``"protocol"`` how it came about; under ``"videos"`` how many of them were
-        expected, found, missing, unreadable by the scan, excluded and, of those found, too short for a clip; and under
-        ``"unreadable"`` the id of each that could not be read, so that it is wrong, and why. For single-label data
+        expected, found, missing, excluded and, of those found, unreadable by the scan and too short for a clip; and
+        under ``"unreadable"`` the id of each that could not be read, so that it is wrong, and why. For single-label data
         ``"confusion"`` has what the videos of each class were taken for.
 
     Raises:
@@ -228,8 +231,9 @@ def evaluate_checkpoint(
     network, classes, recipe = load_checkpoint(model)
     recipe = choose_views(recipe, protocol=protocol, num_clips=num_clips, num_crops=num_crops, average=average)
     # of the data's options only those that say which videos there are and how files are read
+    folder = _root_of(manifest)
     data = DataConfig(
-        root=manifest.parent,
+        root=folder,
         videos=None if root is None else root.absolute(),
         format=format,
         target=target,
@@ -243,7 +247,7 @@ def evaluate_checkpoint(
     )
     reader = SplitReader(data)
     name = str(manifest)
-    videos = reader.read(name, manifest.name, classes)
+    videos = reader.read(name, os.path.relpath(manifest, folder), classes, scored=True)
     reader.check_scan(videos.samples)
     dataset = build_test_dataset(videos, recipe, data)
     if state.is_main_process:
@@ -272,6 +276,15 @@ def evaluate_checkpoint(
         if confusion is not None:
             write_confusion(confusion, evaluation.confusion, classes)
     return result
+
+
+def _root_of(manifest: Path) -> Path:
+    """Where paths begin: for a folder of videos in itself, unless the scan that knows them is that of the one above."""
+    manifest = Path(os.path.abspath(manifest))  # as it is written: a link may lead anywhere
+    if not manifest.is_dir():
+        return manifest.parent
+    is_above = not (manifest / SCAN_FILE).is_file() and (manifest.parent / SCAN_FILE).is_file()
+    return manifest.parent if is_above else manifest
 
 
 def _watched(

@@ -20,7 +20,7 @@ from PIL import Image
 
 from timesformer_plus.data.dataset import Clip
 from timesformer_plus.data.decoders import DecodeError
-from timesformer_plus.data.manifests import Manifest
+from timesformer_plus.data.manifests import Manifest, without
 from timesformer_plus.data.sheets import Picture, SheetRow, draw_sheet
 from timesformer_plus.engine.build import build_model
 from timesformer_plus.engine.build_data import (
@@ -76,6 +76,8 @@ def preview(config: TrainConfig, *, split: SplitName = "train", n: int = 8, draw
     manifest: Manifest | None = getattr(splits, split)
     if manifest is None:
         raise ValueError("data.test is null: there is no test split to look at; take train or val")
+    # of a split that is scored those are in it that the scan calls bad
+    manifest = without(manifest, manifest.unreadable)
     if not manifest.samples:
         raise ValueError(f"the {split} split has no video that can be looked at")
     with torch.device("meta"):  # only what it says about its input matters

@@ -84,7 +84,7 @@ def print_videos(counts: Mapping[str, int], unreadable: Mapping[str, str]) -> No
     """Print what became of the videos, a line for each count, and a line for each that could not be read."""
     explained = {
         "missing": "not there, not scored",
-        "unreadable": "by the scan, not scored",
+        "unreadable": "by the scan, counted as wrong",
         "excluded": "by the list, not scored",
         "short": "scored, but with frames that come again",
     }
