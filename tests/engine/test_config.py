@@ -82,7 +82,7 @@ def test_unknown_key_in_a_file(capsys, tmp_path, line, name, meant):
         (["--optim.lr", "-1"], "optim.lr=-1.0 is not positive"),
         (["--label_smoothing", "0.1", "--data.multi_label", "true"], "one label a video"),
         (["--schedule.warmup_epochs", "10"], "leaves nothing of epochs=10"),
-        (["--schedule.name", "multistep"], "needs schedule.milestones"),
+        (["--schedule.name", "multistep"], "multistep needs some"),
         (["--model.args.num_frames", "8"], "set by data.num_frames"),
         (["--model.args.pattern", "ts"], "set by model.pattern"),
         (["--augment.scale", "[0.5, 2]"], "augment.scale"),

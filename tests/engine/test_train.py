@@ -16,7 +16,6 @@ from tiny_runs import TINY, tiny_run
 from torchvision.transforms.v2 import InterpolationMode
 
 from timesformer_plus.engine.bad_videos import BadVideosError
-from timesformer_plus.engine.build import build_model
 from timesformer_plus.engine.build_data import build_normalize, build_test_dataset
 from timesformer_plus.engine.build_splits import build_splits
 from timesformer_plus.engine.checkpoint import load_checkpoint
@@ -330,24 +329,6 @@ def test_output_that_cannot_be_made(direction, tmp_path, capsys):
     error = fails(capsys, tiny_run(tmp_path / "file" / "run", direction), tmp_path)
     assert error.startswith("error: ")
     assert str(tmp_path / "file" / "run") in error
-
-
-RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
-
-
-def test_recipes_are_found():
-    assert {file.stem for file in RECIPES} >= {"motion_direction", "motion_drift", "motion_lattice"}
-
-
-@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_shipped_recipe_is_read_and_its_model_made(file, tmp_path):
-    config = parse_train_config(["--config", str(file), "--output", str(tmp_path), "--data.root", str(tmp_path)])
-    with torch.device("meta"):
-        network = build_model(config.model, config.data, 8)
-    assert network.num_classes == 8
-    typo = replace(config.model, args={**config.model.args, "time_embed_sdt": 1.0})
-    with torch.device("meta"), pytest.raises(ValueError, match="time_embed_sdt"):
-        build_model(typo, config.data, 8)
 
 
 def test_kept_predictions_are_those_of_the_scores(direction, tmp_path, monkeypatch):
