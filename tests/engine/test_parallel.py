@@ -169,7 +169,7 @@ def test_one_process_says_that_there_is_nothing_to_shard(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"FSDP_VERSION": "1"}, "set fsdp_version: 2 (FSDP1 is not supported"),
+        ({"FSDP_VERSION": "1"}, "set fsdp_version: 2 (FSDP1 is not supported)"),
         ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "grad_checkpointing: true in the recipe"),
         ({"FSDP_IGNORED_MODULES": "blocks.*"}, "set no fsdp_ignored_modules"),
         ({"FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, "set fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP"),
@@ -184,11 +184,18 @@ def test_fsdp_settings_that_do_not_fit_are_refused(change, said, monkeypatch):
     assert said in str(error.value)
 
 
-def test_fsdp_on_a_torch_that_pickles_shards_is_refused(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_VERSION", "2")
-    monkeypatch.setattr(accelerate_settings, "is_torch_version", lambda *given: given == ("<", "2.9"))
-    with pytest.raises(ValueError, match=r"FSDP2 needs torch 2\.9"):
+@pytest.mark.parametrize(
+    ("asked", "answer", "said"),
+    [
+        ("is_torch_version", ("<", "2.9"), r"FSDP2 needs torch 2\.9"),
+        ("compare_versions", ("accelerate", "<", "1.7"), r"FSDP2 needs accelerate 1\.7"),
+    ],
+)
+def test_fsdp_on_too_old_a_torch_or_accelerate_is_refused(asked, answer, said, monkeypatch):
+    for name, value in script.BY_BLOCK.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(accelerate_settings, asked, lambda *given: given == answer)
+    with pytest.raises(ValueError, match=said):
         Parallel(Accelerator(cpu=True))
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 
+import accelerate
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
-from accelerate.utils import DistributedType, DynamoBackend, is_torch_version, str_to_bool
+from accelerate.utils import DistributedType, DynamoBackend, compare_versions, is_torch_version, str_to_bool
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 
@@ -69,6 +70,8 @@ def read_fsdp(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None
         return None
     if is_torch_version("<", "2.9"):
         raise ValueError(f"FSDP2 needs torch 2.9, which can write shards without pickles; here is {torch.__version__}")
+    if compare_versions("accelerate", "<", "1.7"):  # 1.6 has FSDP2 for some policies only
+        raise ValueError(f"FSDP2 needs accelerate 1.7; here is {accelerate.__version__}")
     plugin = getattr(accelerator.state, "fsdp_plugin", None) or FullyShardedDataParallelPlugin()
     # `accelerate launch` sets this unasked; it is for weights that only one process has read, and works with models of
     # transformers only. Here every process makes the same network.
@@ -76,8 +79,7 @@ def read_fsdp(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None
     policy = getattr(plugin.auto_wrap_policy, "func", plugin.auto_wrap_policy)
     on_cpu = accelerator.device.type == "cpu"
     refusals = {
-        # accelerate before 1.6 knows no other version than 1
-        "fsdp_version: 2 (FSDP1 is not supported; FSDP2 needs accelerate 1.6)": getattr(plugin, "fsdp_version", 1) != 2,
+        "fsdp_version: 2 (FSDP1 is not supported)": plugin.fsdp_version != 2,
         "fsdp_activation_checkpointing: false there, and grad_checkpointing: true in the recipe": (
             plugin.activation_checkpointing
         ),
