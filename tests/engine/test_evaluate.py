@@ -1,15 +1,17 @@
 """Views, averaging and gathering, on a data set and a model simple enough to work by hand."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_checkpoints import tiny_checkpoint
 from torch import nn
 
 from timesformer_plus.data.dataset import Clip
 from timesformer_plus.data.manifests import Manifest, Sample
 from timesformer_plus.engine import evaluate as evaluate_module
-from timesformer_plus.engine.evaluate import evaluate
+from timesformer_plus.engine.evaluate import evaluate, evaluate_checkpoint
 from timesformer_plus.engine.memory import MemoryShortageError
 from timesformer_plus.engine.predictions import load_predictions
 from timesformer_plus.engine.protocols import Protocol
@@ -287,3 +289,29 @@ def test_metrics_that_cannot_be_written_are_an_error_of_one_line(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert str(tmp_path / "file") in error
+
+
+def test_the_model_computes_in_the_precision_of_the_protocol():
+    class Linear(MeanPixel):
+        def forward(self, x):
+            return x.mean(dim=(1, 2, 3, 4))[:, None] @ self.weight[None]
+
+    dataset = NumberedClips([(0.1,)], [0])
+    exact = predict_views(Linear(), dataset, as_they_are, protocol=protocol(), batch_size=1)
+    half = dataclasses.replace(protocol(), precision="bf16")
+    said = predict_views(Linear(), dataset, as_they_are, protocol=half, batch_size=1)
+    assert said.logits[0, 0, 0] == torch.tensor(0.1).bfloat16().float() != exact.logits[0, 0, 0]
+    assert said.protocol.precision == "bf16"
+
+
+def test_a_checkpoint_is_scored_in_its_own_precision_unless_another_is_given(direction, tmp_path):
+    model = tiny_checkpoint(tmp_path / "best", direction, precision="bf16")
+    said = {}
+    for precision in (None, "bf16", "fp32", "fp64"):
+        file = tmp_path / f"{precision}.npz"
+        result = evaluate_checkpoint(direction / "test.csv", model=model, precision=precision, predictions=file)
+        assert result["protocol"]["precision"] == (precision or "bf16")
+        said[precision] = load_predictions(file).logits
+    assert torch.equal(said[None], said["bf16"])
+    assert not torch.equal(said[None], said["fp32"])
+    assert said["fp64"].dtype == torch.float64

@@ -38,6 +38,15 @@ def test_a_protocol_goes_through_json_and_back():
             Protocol.from_dict(stored)
 
 
+def test_a_protocol_of_before_precision_was_fp32():
+    stored = RECIPE.protocol.as_dict()
+    del stored["precision"]
+    assert Protocol.from_dict(stored) == RECIPE.protocol
+    half = dataclasses.replace(RECIPE, precision="bf16").protocol
+    assert str(half).endswith("; computed in bf16")
+    assert "computed" not in str(RECIPE.protocol)
+
+
 def test_a_protocol_says_all_that_a_score_depends_on():
     # whatever a recipe decides about the clips is in it, but that several labels are scored otherwise
     own = {field.name for field in dataclasses.fields(ClipRecipe)} - {"multi_label", "protocol_name"}

@@ -18,7 +18,7 @@ from timesformer_plus.data.mixing import ClipMixer
 from timesformer_plus.data.transforms import EvalTransform, Normalize, TrainTransform
 from timesformer_plus.engine.config import EvaluationConfig
 from timesformer_plus.engine.data_config import AugmentConfig, DataConfig, require
-from timesformer_plus.engine.protocols import PROTOCOLS, Average, Protocol, find_protocol, view_text
+from timesformer_plus.engine.protocols import PROTOCOLS, Average, Precision, Protocol, find_protocol, view_text
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class ClipRecipe:
         decode_size: Shorter side that frames are reduced to when they are decoded, in pixels; ``None`` for as they are.
         average: What the views of a video are averaged in at test time.
         protocol_name: Published protocol that the views were chosen by; ``None`` for none.
+        precision: What the model computes in when it is scored, as it did in training.
     """
 
     num_frames: int
@@ -59,6 +60,7 @@ class ClipRecipe:
     decode_size: int | None = None
     average: Average = "probabilities"
     protocol_name: str | None = None
+    precision: Precision = "fp32"
 
     @property
     def protocol(self) -> Protocol:
@@ -111,7 +113,9 @@ def choose_views(
     return dataclasses.replace(recipe, **chosen)
 
 
-def build_recipe(network: nn.Module, data: DataConfig, evaluation: EvaluationConfig) -> ClipRecipe:
+def build_recipe(
+    network: nn.Module, data: DataConfig, evaluation: EvaluationConfig, *, precision: Precision = "fp32"
+) -> ClipRecipe:
     """Settle how clips are cut: what the configuration leaves open is what the model is made for.
 
     Raises:
@@ -137,6 +141,7 @@ def build_recipe(network: nn.Module, data: DataConfig, evaluation: EvaluationCon
         short=data.short,
         short_side=evaluation.short_side,
         decode_size=data.decode_size,
+        precision=precision,
     )
     if evaluation.protocol is None:
         return choose_views(

@@ -30,7 +30,7 @@ from timesformer_plus.engine.metrics import Metrics, count_confusions, score
 from timesformer_plus.engine.option_names import OptionParser
 from timesformer_plus.engine.predictions import Predictions, save_predictions
 from timesformer_plus.engine.processes import join_processes, set_threads
-from timesformer_plus.engine.protocols import Average, Protocol
+from timesformer_plus.engine.protocols import Average, Precision, Protocol
 from timesformer_plus.engine.reading_workers import WorkerError
 from timesformer_plus.engine.score_tables import (
     print_classes,
@@ -168,6 +168,7 @@ def evaluate_checkpoint(
     num_clips: int | None = None,
     num_crops: int | None = None,
     average: Average | None = None,
+    precision: Precision | None = None,
     batch_size: int = 16,
     num_workers: int = 0,
     timeout: float = 1800.0,
@@ -197,6 +198,7 @@ def evaluate_checkpoint(
         num_clips: Clips a video, evenly spaced in time; null for as many as in training's evaluation.
         num_crops: Crops a clip; null for as many as in training's evaluation.
         average: What a video's views are averaged in: probabilities, or logits; null for that of training's evaluation.
+        precision: What the model computes in: fp32, bf16 or fp16 (autocast) or fp64; null for what it did in training.
         batch_size: Greatest number of clips in a forward pass, in every process.
         num_workers: Processes that read videos ahead, in every process.
         timeout: Seconds without progress of any process after which the evaluation ends with an error.
@@ -213,8 +215,8 @@ def evaluate_checkpoint(
     Returns:
         What ``metrics.score`` says; under ``"protocol"`` how it came about; under ``"videos"`` how many of them were
         expected, found, missing, excluded and, of those found, unreadable by the scan and too short for a clip; and
-        under ``"unreadable"`` the id of each that could not be read, so that it is wrong, and why. For single-label data
-        ``"confusion"`` has what the videos of each class were taken for.
+        under ``"unreadable"`` the id of each that could not be read, so that it is wrong, and why. For single-label
+        data ``"confusion"`` has what the videos of each class were taken for.
 
     Raises:
         ValueError: The folder is not a checkpoint, the manifest, the scan or the list is malformed, or the manifest has
@@ -230,6 +232,8 @@ def evaluate_checkpoint(
     set_threads(threads)
     network, classes, recipe = load_checkpoint(model)
     recipe = choose_views(recipe, protocol=protocol, num_clips=num_clips, num_crops=num_crops, average=average)
+    recipe = dataclasses.replace(recipe, precision=precision or recipe.precision)
+    network = network.double() if recipe.precision == "fp64" else network.float()
     # of the data's options only those that say which videos there are and how files are read
     folder = _root_of(manifest)
     data = DataConfig(

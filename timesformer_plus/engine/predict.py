@@ -67,6 +67,7 @@ def predict(
         raise ValueError(f"one video is no work for {state.num_processes} processes; start this without torchrun")
     network, classes, recipe = load_checkpoint(Path(model))
     recipe = choose_views(recipe, protocol=protocol, num_clips=num_clips, num_crops=num_crops, average=average)
+    network = network.double() if recipe.precision == "fp64" else network.float()
     unknown = (0,) * len(classes) if recipe.multi_label else 0  # the true label: not looked at
     manifest = Manifest((Sample(str(video), Path(video), unknown),), classes, recipe.multi_label)
     data = DataConfig(root=Path(video).parent, decoder=decoder, limits=limits, image_fps=image_fps)

@@ -19,6 +19,7 @@ from timesformer_plus.data.clip_reader import Sampling
 from timesformer_plus.data.clips import ShortPolicy
 
 Average = Literal["probabilities", "logits"]
+Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 
 
 class Views(NamedTuple):
@@ -71,6 +72,7 @@ class Protocol:
         decode_size: Shorter side that frames are reduced to when they are decoded, in pixels; ``None`` for none.
         mean: Subtracted from the channels, for values in 0..1.
         std: Divides the channels.
+        precision: What the model computes in; ``"bf16"`` and ``"fp16"`` are autocast.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Protocol:
     decode_size: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    precision: Precision = "fp32"
 
     @property
     def num_views(self) -> int:
@@ -101,14 +104,15 @@ class Protocol:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Protocol:
-        """Read what ``as_dict`` has written.
+        """Read what ``as_dict`` has written; what an older version did not know yet has its default.
 
         Raises:
             ValueError: Its keys are others.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        if stored.keys() != names:
-            differ = ", ".join(sorted(stored.keys() ^ names))
+        old = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
+        if not old <= stored.keys() <= names:
+            differ = ", ".join(sorted((stored.keys() - names) | (old - stored.keys())))
             raise ValueError(f"the protocol was written by another version of timesformer_plus; keys differ: {differ}")
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}
         return cls(**values)
@@ -123,7 +127,8 @@ class Protocol:
         views = view_text(self.num_clips, self.num_crops, self.average)
         named = "" if self.name == views else f"{self.name}: "
         cut = f"{self.num_clips} clips x {self.num_crops} crops of {frames}, {height}x{width}"
-        return f"{named}{cut}; {self.average} averaged"
+        computed = "" if self.precision == "fp32" else f"; computed in {self.precision}"
+        return f"{named}{cut}; {self.average} averaged{computed}"
 
 
 def view_text(num_clips: int, num_crops: int, average: Average) -> str:

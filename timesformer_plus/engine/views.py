@@ -26,7 +26,7 @@ from timesformer_plus.engine.batches import Key
 from timesformer_plus.engine.clip_loading import UnreadableVideosError, read_batches
 from timesformer_plus.engine.predictions import Predictions
 from timesformer_plus.engine.processes import join_processes
-from timesformer_plus.engine.protocols import Protocol
+from timesformer_plus.engine.protocols import Precision, Protocol
 
 # logits that a process sends at a time: with many classes and views they are gigabytes together
 PIECE_BYTES = 1 << 26
@@ -115,7 +115,8 @@ def predict_views(
             the other processes.
         dataset: The videos; its ``num_views`` views of each are used.
         normalize: Turns a batch of their pixels into the model's input.
-        protocol: How the views are cut and are to be averaged; kept with the predictions.
+        protocol: How the views are cut and are to be averaged, and what the model computes in (for ``"fp64"`` its
+            weights have to be of that kind); kept with the predictions.
         batch_size: Greatest number of clips in a forward pass, in every process.
         num_workers: Processes that read ahead, for every process.
         timeout: Seconds that workers may take for a batch; 0 waits for ever.
@@ -145,7 +146,7 @@ def predict_views(
     )
     if on_batch is not None:
         on_batch(0)
-    with _evaluating(model):
+    with _evaluating(model), _computing_in(protocol.precision, next(model.parameters()).device):
         share = _read_share(model, dataset, normalize, keys, num_workers, timeout, requested, on_batch)
     if on_wait is not None:
         on_wait()
@@ -194,6 +195,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _computing_in(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Autocast, where that is asked for; inside a model that does the same by itself it changes nothing."""
+    halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in halves:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=halves[precision])
 
 
 @torch.no_grad()
