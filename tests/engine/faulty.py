@@ -12,7 +12,9 @@ import signal
 import time
 
 import torch
+from torch.utils.data import get_worker_info
 
+from timesformer_plus.data.dataset import VideoDataset
 from timesformer_plus.engine import train
 from timesformer_plus.engine.trainer import Trainer
 
@@ -20,6 +22,11 @@ from timesformer_plus.engine.trainer import Trainer
 def own_worker(number):
     """One of this process's reading workers gets a signal."""
     os.kill(multiprocessing.active_children()[0].pid, number)
+
+
+def hang_next_worker():
+    """The next clip that a worker of this process reads takes for ever."""
+    HANGS.value = 1
 
 
 def run_out_of_memory():
@@ -38,13 +45,15 @@ ACTS = {
     "hung": lambda: time.sleep(1000),
     "worker killed": lambda: own_worker(signal.SIGKILL),
     "worker stopped": lambda: own_worker(signal.SIGSTOP),
+    "worker hung": hang_next_worker,
     "out of memory": run_out_of_memory,
     "disk full": fill_disk,
 }
 FAULT = json.loads(os.environ["FAULT"])
 RANK = int(os.environ.get("RANK", "0"))
+HANGS = multiprocessing.Value("b", 0)
 trainers = []
-before = Trainer._clips
+before, read = Trainer._clips, VideoDataset.__getitem__
 
 
 def say(text):
@@ -62,8 +71,14 @@ def clips(self):
     return before(self)
 
 
+def read_or_hang(self, key):
+    if get_worker_info() is not None and HANGS.value:
+        time.sleep(1000)
+    return read(self, key)
+
+
 if __name__ == "__main__":
-    Trainer._clips = clips
+    Trainer._clips, VideoDataset.__getitem__ = clips, read_or_hang
     try:
         train.main()
     finally:

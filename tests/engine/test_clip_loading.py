@@ -54,6 +54,17 @@ def test_a_killed_worker_is_named_with_the_clip_it_read(num_workers, timeout):
     assert time.monotonic() - before < 10
 
 
+def test_a_worker_killed_with_clips_that_were_not_fetched_yet():
+    """Torch then reports a connection that was reset, as if a disk or a network were at fault."""
+    for _ in range(3):
+        dataset = Videos({4: kill_myself(signal.SIGKILL)})
+        clips = read_clips(dataset, BATCHES, num_workers=1)
+        next(clips)
+        time.sleep(1.5)  # the second batch lies there, and its worker is gone
+        with pytest.raises(WorkerError, match=r"was killed \(SIGKILL\) "):
+            list(clips)
+
+
 def test_what_is_probably_wrong_depends_on_the_signal():
     dataset = Videos({0: kill_myself(signal.SIGSEGV)})
     with pytest.raises(WorkerError, match=r"\(SIGSEGV\) while it read val/0.mp4; its decoder has crashed"):

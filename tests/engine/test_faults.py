@@ -149,23 +149,36 @@ def test_a_hung_process_ends_the_run_within_the_timeout(act, direction, tmp_path
     assert status(config)["reason"].startswith("process 1 ")
 
 
-@pytest.mark.parametrize(
-    ("act", "pattern"),
-    [
-        ("worker killed", r"a process that reads ahead \(pid \d+\) was killed \(SIGKILL\) while it read .*num_workers"),
-        pytest.param("worker stopped", r".* delivered nothing for \d+ s .*data.exclude", marks=pytest.mark.slow),
-    ],
+KILLED = (
+    r"a process that reads ahead \(pid \d+\) was killed \(SIGKILL\) (while it read|between two clips; waited for are) "
+    r"train/\d+.mp4.*; .*num_workers"
 )
-def test_a_lost_worker_is_named_by_all(act, pattern, direction, tmp_path, monkeypatch):
+HUNG = (
+    r"the processes that read ahead have delivered nothing for 8 s and are still reading train/\d+.mp4; .*data.exclude"
+)
+# what torch passes on of a worker's clips has to be fetched from it: that hangs in the process, not in the worker
+STOPPED = r"process 1 has made no progress for \d+ s: reading clips after 2 updates \((train/\d+\.mp4(, )?)+\)"
+
+
+@pytest.mark.parametrize(
+    ("act", "own", "others"),
+    [
+        pytest.param("worker killed", KILLED, f"process 1 failed first: WorkerError: {KILLED}"),
+        pytest.param("worker hung", HUNG, f"process 1 failed first: WorkerError: {HUNG}", marks=pytest.mark.slow),
+        pytest.param("worker stopped", STOPPED, STOPPED, marks=pytest.mark.slow),
+    ],
+    ids=lambda value: value if value.startswith("worker") else "",
+)
+def test_a_lost_worker_is_named_by_all(act, own, others, direction, tmp_path, monkeypatch):
     config = endless(tmp_path / "run", direction, world_size=2, timeout=10.0, data={"num_workers": 1})
     code, output = finish(start_faulty(config, monkeypatch, act), timeout=SECONDS)
     assert code != 0
-    errors = sorted(line for line in output.splitlines() if line.startswith("error: "))
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2, output
-    assert re.match(f"error: {pattern}", errors[0])
-    assert re.match(f"error: process 1 failed first: WorkerError: {pattern}", errors[1])
-    assert "Traceback" not in output.partition("ChildFailedError")[0].rpartition("Traceback")[0]
+    for pattern in (own, others):
+        assert any(re.match(f"error: {pattern}", line) for line in errors), errors
     assert status(config)["status"] == "failed"
+    await_end([int(pid) for pid in re.findall(r"process \d is (\d+)", output)])
 
 
 @pytest.mark.slow

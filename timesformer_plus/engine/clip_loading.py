@@ -26,6 +26,8 @@ from timesformer_plus.engine.reading_workers import NowReading, WorkerError, des
 NAMED = 10
 # seconds between two looks at whether the workers are there
 PERIOD = 1.0
+# seconds between the last word from a worker that was killed and its end, at most
+DYING = 2.0
 
 
 class UnreadableVideosError(DecodeError):
@@ -166,9 +168,12 @@ class _ReadingAhead:
         while True:
             try:
                 return next(arriving, None)
-            except RuntimeError as error:
-                dead = [worker for worker in workers if worker.exitcode is not None]
-                if dead and "exited unexpectedly" in str(error):
+            except (RuntimeError, OSError, EOFError) as error:
+                # clips lie in memory that has to be fetched from their worker: that fails when it has just died, or is
+                # about to
+                is_lost = isinstance(error, (OSError, EOFError))
+                dead = _ended(workers, within=DYING if is_lost else 0.0)
+                if dead and (is_lost or "exited unexpectedly" in str(error)):
                     raise self._has_ended(dead[0]) from None
                 # torch has looked for the batch for one PERIOD; it can be asked again
                 if not str(error).startswith("DataLoader timed out"):
@@ -181,8 +186,9 @@ class _ReadingAhead:
 
     def _has_ended(self, worker: BaseProcess) -> WorkerError:
         how, advice = describe_end(worker)
-        clips = self._names([self._now.clip(worker.pid)])
-        return WorkerError(f"a process that reads ahead (pid {worker.pid}) {how} while it read {clips}; {advice}")
+        at = self._now.clip(worker.pid)
+        when = "while it read" if at is not None else "between two clips; waited for are"
+        return WorkerError(f"a process that reads ahead (pid {worker.pid}) {how} {when} {self._names([at])}; {advice}")
 
     def _hangs(self, workers: Sequence[BaseProcess]) -> WorkerError:
         clips = self._names([self._now.clip(worker.pid) for worker in workers])
@@ -197,6 +203,14 @@ class _ReadingAhead:
         samples = self._dataset.manifest.samples if isinstance(self._dataset, _HasManifest) else None
         names = [str(key) if samples is None else samples[key[1]].id for key in keys]
         return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _ended(workers: Sequence[BaseProcess], *, within: float) -> list[BaseProcess]:
+    # a process closes its files, sentinel included, some time before its exit code can be had
+    until = time.monotonic() + within
+    while not (dead := [worker for worker in workers if worker.exitcode is not None]) and time.monotonic() < until:
+        time.sleep(0.01)
+    return dead
 
 
 class _Calls(Iterable[list[Key]]):
