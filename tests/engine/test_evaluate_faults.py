@@ -254,6 +254,8 @@ def test_unreadable_videos_are_printed_listed_and_told_by_the_exit_code(
     code, printed, error = run_main(monkeypatch, capfd, *words, "--output", output, "--predictions", file)
     assert (code, error) == (3, "")
     result = json.loads(output.read_text())
+    assert result["status"] == "some unreadable"
+    assert "1 process\n" in printed
     names = [f"test/{paths[i].name}" for i in (1, 4)]
     assert list(result["unreadable"]) == names
     assert "is no video" in result["unreadable"][names[1]]
@@ -458,3 +460,17 @@ def test_counts_are_printed_a_line_each(capsys):
         "videos short: 2 (scored, but with frames that come again)",
         "could not be read, counts as wrong: a b.mp4 (is cut off)",
     ]
+
+
+def test_places_that_cannot_be_written_are_told_before_anything_is_scored(checkpoint, videos, monkeypatch, capfd):
+    folder, _ = videos
+    monkeypatch.setattr(evaluate_module, "evaluate", lambda *_, **__: pytest.fail("videos were scored"))
+    words = [folder / "five.csv", "--model", checkpoint]
+    for option in ("--output", "--predictions", "--confusion"):
+        for wrong in (folder, folder / "five.csv" / "x"):
+            code, _, error = run_main(monkeypatch, capfd, *words, option, wrong)
+            assert (code, error.count("\n")) == (1, 1)
+            assert error.startswith(f"error: {wrong} ")
+    code, _, error = run_main(monkeypatch, capfd, *words, "--world_size", 2)
+    assert (code, error.count("\n")) == (1, 1)
+    assert "world_size is 2, but 1 process runs" in error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -44,7 +45,8 @@ from timesformer_plus.engine.views import predict_views
 from timesformer_plus.engine.watch import PeerFailedError, Watch
 
 USUAL_LIMITS = Limits()
-# exit code where there is a score, but videos that could not be read are in it as wrong
+# exit code where there is a score, but videos that could not be read are in it as wrong; torchrun makes 1 of it, so
+# scripts that start several processes look at "status" in the result
 EXIT_UNREADABLE = 3
 # errors that are told in one line, without a traceback
 EXPECTED = (ValueError, ImportError, OSError, DecodeError, WorkerError, MemoryShortageError, PeerFailedError)
@@ -176,6 +178,7 @@ def evaluate_checkpoint(
     limits: Limits = USUAL_LIMITS,
     image_fps: float | None = None,
     threads: int = 0,
+    world_size: int | None = None,
     output: Path | None = None,
     predictions: Path | None = None,
     confusion: Path | None = None,
@@ -207,13 +210,15 @@ def evaluate_checkpoint(
         image_fps: Frames a second of videos that come as folders of images or .npy arrays.
         threads: Computing threads a process; 0 for $OMP_NUM_THREADS where it is set, else the cores shared out among
             the processes of this machine.
+        world_size: How many processes there have to be; null for as many as are started.
         output: JSON file to write the result to.
         predictions: File to keep the logits of every view in (.npz), which tools/rescore.py scores again.
         confusion: CSV file to write the confusion matrix to: a row for each true class, a column for each guess and one
             for videos that could not be read (single-label data only).
 
     Returns:
-        What ``metrics.score`` says; under ``"protocol"`` how it came about; under ``"videos"`` how many of them were
+        What ``metrics.score`` says; under ``"status"`` whether the score is ``"complete"`` or ``"some unreadable"``
+        videos are in it as wrong; under ``"protocol"`` how it came about; under ``"videos"`` how many of them were
         expected, found, missing, excluded and, of those found, unreadable by the scan and too short for a clip; and
         under ``"unreadable"`` the id of each that could not be read, so that it is wrong, and why. For single-label
         data ``"confusion"`` has what the videos of each class were taken for.
@@ -228,12 +233,19 @@ def evaluate_checkpoint(
         KeyboardInterrupt: SIGINT, SIGTERM or SIGUSR1 asked to stop.
     """
     require(timeout > 0, f"timeout={timeout} is not a positive number of seconds")
-    state = join_processes(timeout=timeout)
+    state = join_processes(world_size, timeout=timeout)
     set_threads(threads)
     network, classes, recipe = load_checkpoint(model)
     recipe = choose_views(recipe, protocol=protocol, num_clips=num_clips, num_crops=num_crops, average=average)
     recipe = dataclasses.replace(recipe, precision=precision or recipe.precision)
     network = network.double() if recipe.precision == "fp64" else network.float()
+    require(
+        confusion is None or not recipe.multi_label,
+        f"confusion={confusion}: a video of several classes is taken for none; leave it out for multi-label data",
+    )
+    if state.is_main_process:
+        for path in (output, predictions, confusion):
+            _probe(path)
     # of the data's options only those that say which videos there are and how files are read
     folder = _root_of(manifest)
     data = DataConfig(
@@ -255,7 +267,7 @@ def evaluate_checkpoint(
     reader.check_scan(videos.samples)
     dataset = build_test_dataset(videos, recipe, data)
     if state.is_main_process:
-        for line in reader.lines:
+        for line in (*reader.lines, f"{state.num_processes} process{'' if state.num_processes == 1 else 'es'}"):
             print(line)
     evaluation = _watched(
         network.to(state.device),
@@ -268,18 +280,44 @@ def evaluate_checkpoint(
     )
     result = {
         **evaluation.metrics,
+        "status": "some unreadable" if evaluation.unreadable else "complete",
         "protocol": recipe.protocol.as_dict(),
         "videos": {**dataclasses.asdict(reader.counts[name]), "short": evaluation.short_videos},
         "unreadable": evaluation.unreadable,
         "confusion": evaluation.confusion,
     }
     if state.is_main_process:
+        _print_result(f"{model} on {manifest}", result)  # before anything is written: a disk may be full by now
         if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(result, indent=2) + "\n")
+            staged = output.with_name(f".{output.name}.{os.getpid()}")
+            try:
+                staged.write_text(json.dumps(result, indent=2) + "\n")
+                staged.replace(output)
+            finally:
+                staged.unlink(missing_ok=True)
         if confusion is not None:
             write_confusion(confusion, evaluation.confusion, classes)
     return result
+
+
+def _probe(target: Path | None) -> None:
+    """Find out before anything is scored that a result cannot be written where it is to go.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if target is None:
+        return
+    require(not target.is_dir(), f"{target} is a folder; give the name of a file")
+    probe = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    except OSError as error:
+        raise ValueError(f"{target} cannot be written ({error.strerror}); give another place") from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def _root_of(manifest: Path) -> Path:
@@ -347,9 +385,9 @@ def main() -> None:
     code = 0
     try:
         result = evaluate_checkpoint(**options.as_dict())
-        if join_processes().is_main_process:
-            _print_result(f"{options.model} on {options.manifest}", result)
-            code = EXIT_UNREADABLE if result["unreadable"] else 0
+        code = EXIT_UNREADABLE if result["unreadable"] else 0
+        # all end together and alike: a launcher ends those that are left when the first one fails
+        join_processes().wait_for_everyone()
     except KeyboardInterrupt as stop:
         sys.stderr.write("interrupted: there is no score\n")
         code = exit_code(stop)
@@ -365,7 +403,7 @@ def main() -> None:
 def _print_result(title: str, result: dict[str, Any]) -> None:
     result = dict(result)
     protocol, videos, unreadable = (result.pop(key) for key in ("protocol", "videos", "unreadable"))
-    confusion = result.pop("confusion")
+    confusion, _ = result.pop("confusion"), result.pop("status")
     if confusion:
         del result["per_class"]  # the table of the classes says more
     print_metrics(title, result)
