@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from timesformer_plus.engine.memory import MemoryShortageError, explain_out_of_memory, is_out_of_memory, memory_advice
+from timesformer_plus.engine.watch import PeerFailedError
 
 RUN = {"batch_size": 64, "accumulate": 1, "world_size": 2, "grad_checkpointing": False}
 
@@ -35,7 +36,15 @@ def test_recognised(fail):
         fail()
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("out of memory"), OSError(12, "x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shape mismatch"),
+        ValueError("out of memory"),
+        OSError(12, "x"),
+        PeerFailedError("process 1 failed first: OutOfMemoryError: CUDA out of memory"),
+    ],
+)
 def test_other_errors_are_left_alone(error):
     assert explain_out_of_memory(error, **RUN) is None
     with pytest.raises(type(error)) as caught, memory_advice(**RUN):

@@ -24,7 +24,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory has run out, on a GPU or not."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and MARKERS.search(str(error)) is not None
+    # not this package's own kinds of error, which may tell of another process that has run out of memory
+    is_torchs = isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] in ("builtins", "torch")
+    return is_torchs and MARKERS.search(str(error)) is not None
 
 
 def explain_out_of_memory(
