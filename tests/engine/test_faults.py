@@ -128,7 +128,8 @@ def test_a_killed_process_is_named_and_is_no_preemption(rank, direction, tmp_pat
     assert [path.name for path in checkpoints(config)] == ["step-00000002"]
 
 
-@pytest.mark.parametrize("act", ["stopped", pytest.param("hung", marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_watch has both in seconds
+@pytest.mark.parametrize("act", ["stopped", "hung"])
 def test_a_hung_process_ends_the_run_within_the_timeout(act, direction, tmp_path, monkeypatch):
     config = endless(tmp_path / "run", direction, world_size=2, timeout=8.0)
     process = start_faulty(config, monkeypatch, act)
