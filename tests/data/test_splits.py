@@ -149,3 +149,11 @@ def test_class_without_a_video_is_refused_by_name():
     bits = (Sample("0", Path("0"), (1, 0)),)
     with pytest.raises(ValueError, match="1 of 2 classes have no video: b; add"):
         check_classes(Manifest(bits, ("a", "b"), multi_label=True), "train")
+
+
+def test_every_copy_of_a_video_is_a_leak_by_itself():
+    train, val = manifest(sample("a.mp4")), manifest(sample("b.mp4"), sample("c.mp4"))
+    leaks = find_leaks({"train": train, "val": val}, lambda _: "the same bytes")
+    assert [leak.what for leak in leaks] == [
+        f"the content of {Path('videos/a.mp4')} and {Path('videos') / name}" for name in ("b.mp4", "c.mp4")
+    ]

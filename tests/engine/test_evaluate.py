@@ -253,14 +253,16 @@ def test_brackets_in_names_are_printed(monkeypatch, capsys):
     assert "100.00 %" in text
 
 
-def test_long_tables_are_for_files(capsys):
-    many = {str(i): 0.5 for i in range(51)}
+def test_of_many_classes_the_worst_are_shown(capsys):
+    many = {f"c{i:02}": 0.5 for i in range(51)}
     print_metrics("title", {"top1": 0.5, "per_class": many})
-    print_classes({name: {name: 1} for name in many})
+    print_classes({name: {name: 99 - i, "c00": i} for i, name in enumerate(many)})
     text = capsys.readouterr().out
     assert "top1" in text
     assert "per_class" not in text
-    assert "most often" not in text
+    assert "the 10 worst of 51 classes; --output has all" in text
+    rows = [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│ c")]
+    assert rows == [f"c{i}" for i in range(50, 40, -1)]
 
 
 def test_confusion_matrix_is_whole_in_its_file(tmp_path):

@@ -166,3 +166,16 @@ def test_infinite_logits_leave_a_finite_loss():
     read = torch.ones(2, 2, dtype=torch.bool)
     said = dataclasses.replace(make(2, 2), logits=logits, read=read, targets=torch.tensor([1, 1]))
     assert math.isfinite(summarise(said).metrics["loss"])
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"), [("drop", "it has no view"), ("cut", "its arrays are of different lengths")]
+)
+def test_file_without_an_array_or_with_half_of_one_is_damaged(change, wrong, tmp_path):
+    save_predictions(tmp_path / "whole.npz", make())
+    with np.load(tmp_path / "whole.npz") as file:
+        arrays = dict(file)
+    view = arrays.pop("view")
+    np.savez(tmp_path / "half.npz", **arrays, **({} if change == "drop" else {"view": view[:-1]}))
+    with pytest.raises(ValueError, match=rf"half.npz is a damaged file of predictions \({wrong}\); evaluate again"):
+        load_predictions(tmp_path / "half.npz")

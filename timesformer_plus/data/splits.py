@@ -88,7 +88,7 @@ def find_leaks(manifests: Mapping[str, Manifest], digest: Callable[[Sample], str
         again.
     """
     owners: dict[tuple[str, object], tuple[str, Sample]] = {}
-    leaks: dict[tuple[str, object], Leak] = {}
+    leaks: dict[tuple[object, ...], Leak] = {}
     for split, manifest in manifests.items():
         for sample in manifest.samples:
             file: tuple[str, object] = ("file", (sample.path, sample.member and sample.member.name))
@@ -99,8 +99,10 @@ def find_leaks(manifests: Mapping[str, Manifest], digest: Callable[[Sample], str
                 keys.append(("content", content))
             for key in keys:
                 owner, first = owners.setdefault(key, (split, sample))
-                if owner != split and key not in leaks and not (key[0] == "content" and file in leaks):
-                    leaks[key] = Leak(_shared(key[0], first, sample), owner, split)
+                # every copy is a leak by itself, for each has to go
+                leak: tuple[object, ...] = (*key, *file) if key[0] == "content" else key
+                if owner != split and leak not in leaks and not (key[0] == "content" and file in leaks):
+                    leaks[leak] = Leak(_shared(key[0], first, sample), owner, split)
     return list(leaks.values())
 
 

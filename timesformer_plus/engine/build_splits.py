@@ -17,6 +17,7 @@ from timesformer_plus.data.scan_check import fingerprint
 from timesformer_plus.data.scan_table import LIMITED, ScanRow, read_exclude, read_scan
 from timesformer_plus.data.splits import check_classes, check_coverage, check_leaks, find_leaks
 from timesformer_plus.engine.data_config import DataConfig, require
+from timesformer_plus.engine.processes import agreed
 
 # verdicts on what a decoder or a limit made of a file, not on the file
 OF_THE_SETTINGS = ("unsupported", "too large", *LIMITED)
@@ -144,7 +145,8 @@ class SplitReader:
             f"{data.videos_root}, as in {self.relative(samples[0])}",
         )
         self.check_scan(samples)
-        copies = find_copies(manifests, self._digest if self._scan else None)
+        # by the main process alone: files of one size are read, which on a network disk is not for every process to do
+        copies = agreed(lambda: find_copies(manifests, self._digest if self._scan else None))
         if data.allow_leaks:
             leaks = find_leaks(manifests, lambda sample: copies.get(place_of(sample)))
             self.lines += [f"{len(leaks)} videos or recordings are in two splits"] if leaks else []

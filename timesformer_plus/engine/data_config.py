@@ -32,8 +32,8 @@ class DataConfig:
         videos: Folder of the videos, relative to `root`; null for `root` itself.
         target: What is to be told, where a data set has several kinds of label or several splits (see `format`).
         multi_label: Labels are sets of class names joined by ';', and every class is scored by itself.
-        max_missing: Greatest share of a split's videos that may be missing, or unreadable by the scan; they are left
-            out of it, and counted.
+        max_missing: Greatest share of a split's videos that may be missing; they are left out of it, and counted. What
+            the scan could not read counts among them in the training split; in the others it is scored as wrong.
         allow_empty_classes: Accept classes without a video to learn them from.
         allow_leaks: Accept videos, or parts of one recording, that two splits share; they are counted, not refused.
         scan: What tools/scan.py has found out about the videos: auto reads scan.csv in `videos` where there is one,

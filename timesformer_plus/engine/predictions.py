@@ -155,6 +155,9 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         staged.unlink(missing_ok=True)
 
 
+ARRAYS = "protocol classes id label pair short reason video view status logits".split()
+
+
 def load_predictions(path: Path) -> Predictions:
     """Read what ``save_predictions`` has written.
 
@@ -169,6 +172,10 @@ def load_predictions(path: Path) -> Predictions:
         raise ValueError(f"{path} is no file of predictions, or a damaged one ({error}); evaluate again") from error
     if int(arrays.get("format", 0)) != FORMAT:
         raise ValueError(f"{path} is not a file of predictions of format {FORMAT}; evaluate again with this version")
+    missing = [name for name in ARRAYS if name not in arrays]
+    if missing or len({len(arrays[name]) for name in ("video", "view", "status", "logits")}) > 1:
+        wrong = f"it has no {', '.join(missing)}" if missing else "its arrays are of different lengths"
+        raise ValueError(f"{path} is a damaged file of predictions ({wrong}); evaluate again")
     num_videos, (num_rows, num_classes) = len(arrays["id"]), arrays["logits"].shape
     num_views = num_rows // max(num_videos, 1)
     return Predictions(

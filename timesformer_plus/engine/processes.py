@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+Answer = TypeVar("Answer")
 
 
 def runs_on_cpu() -> bool:
@@ -61,3 +66,28 @@ def set_threads(threads: int) -> None:
     elif "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def agreed(look: Callable[[], Answer]) -> Answer:
+    """What the main process finds, in all processes: on a slow network disk they could find different things.
+
+    Args:
+        look: Called in the main process alone.
+
+    Raises:
+        ValueError: What ``look`` has raised in the main process.
+        OSError: The same.
+        RuntimeError: The same, of another kind.
+    """
+    found: list[Any] = [None]
+    if join_processes().is_main_process:
+        try:
+            found = [look()]
+        except (ValueError, OSError) as error:
+            found = [error]
+        except Exception as error:  # whatever it is, the others must not wait for an answer
+            found = [RuntimeError(f"{type(error).__name__}: {error}")]
+    (answer,) = broadcast_object_list(found)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer  # type: ignore[no-any-return]

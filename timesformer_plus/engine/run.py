@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -31,13 +29,11 @@ from timesformer_plus.engine.config import TrainConfig
 from timesformer_plus.engine.environment import describe_environment
 from timesformer_plus.engine.freezing import train_only
 from timesformer_plus.engine.parallel import Parallel
-from timesformer_plus.engine.processes import join_processes, runs_on_cpu, set_threads
+from timesformer_plus.engine.processes import agreed, join_processes, runs_on_cpu, set_threads
 from timesformer_plus.engine.resume import Start, find_start, version_notes
 from timesformer_plus.engine.run_folder import RunFolder
 from timesformer_plus.engine.sample_dropout import SampleDropout, per_sample_dropout
 from timesformer_plus.engine.trackers import choose_trackers
-
-Answer = TypeVar("Answer")
 
 
 class Run(NamedTuple):
@@ -109,7 +105,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Run:
     batches = _build_batches(config, splits, accelerator)
     torch.manual_seed(config.seed)
     network = build_model(config.model, data, len(splits.train.classes))
-    recipe = build_recipe(network, data, config.evaluation)
+    recipe = build_recipe(network, data, config.evaluation, precision=config.precision)
     max_bad = default_max_bad(len(splits.train.samples)) if data.max_bad is None else data.max_bad
     data = dataclasses.replace(data, num_frames=recipe.num_frames, img_size=recipe.img_size, max_bad=max_bad)
     config = dataclasses.replace(config, data=data)
@@ -143,9 +139,9 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Run:
     if config.ema.decay is not None:
         ema = parallel.average(model, decay=config.ema.decay, warmup=config.ema.warmup)
     processes = parallel.describe(batch_size=config.batch_size, accumulate=config.accumulate)
-    agreed(accelerator, folder.hold)
+    agreed(folder.hold)
     try:
-        start = agreed(accelerator, lambda: find_start(folder, config, digests))
+        start = agreed(lambda: find_start(folder, config, digests))
     except BaseException:
         folder.let_go()
         raise
@@ -203,28 +199,6 @@ def describe_weights(config: TrainConfig) -> str:
 def mixes(config: TrainConfig) -> bool:
     """Whether clips are mixed, which is done in pairs."""
     return bool(config.augment.mixup or config.augment.cutmix)
-
-
-def agreed(accelerator: Accelerator, look: Callable[[], Answer]) -> Answer:
-    """What the main process finds, in all processes: on a slow network disk they could find different things.
-
-    Raises:
-        ValueError: What ``look`` has raised in the main process.
-        OSError: The same.
-        RuntimeError: The same, of another kind.
-    """
-    found: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            found = [look()]
-        except (ValueError, OSError) as error:
-            found = [error]
-        except Exception as error:  # whatever it is, the others must not wait for an answer
-            found = [RuntimeError(f"{type(error).__name__}: {error}")]
-    (answer,) = broadcast_object_list(found)
-    if isinstance(answer, Exception):
-        raise answer
-    return answer  # type: ignore[no-any-return]
 
 
 def start_processes(config: TrainConfig) -> Accelerator:

@@ -17,6 +17,7 @@ from timesformer_plus.engine.metrics import UNREADABLE, Metrics
 
 # longer tables are for files
 MOST_CLASSES = 50
+WORST_CLASSES = 10
 # metrics that are no shares of one
 PLAIN = ("loss", "ece")
 
@@ -65,13 +66,20 @@ def print_metrics(title: str, metrics: Metrics) -> None:
 
 
 def print_classes(confusion: Confusion) -> None:
-    """Print for each class its videos, how many of them are right, and what the others are most often taken for."""
-    if not 0 < len(confusion) <= MOST_CLASSES:
+    """Print for each class its videos, how many of them are right, and what the others are most often taken for.
+
+    Of many classes those with the smallest share of right ones.
+    """
+    if not confusion:
         return
+    shown = list(confusion.items())
+    if len(shown) > MOST_CLASSES:
+        shown = sorted(shown, key=lambda item: item[1].get(item[0], 0) / sum(item[1].values()))[:WORST_CLASSES]
+        print(f"the {WORST_CLASSES} worst of {len(confusion)} classes; --output has all")
     table = Table("class", "videos", "right", "most often taken for")
     for column in table.columns[1:3]:
         column.justify = "right"
-    for name, guesses in confusion.items():
+    for name, guesses in shown:
         wrong = {guess: count for guess, count in guesses.items() if guess != name}
         worst = max(wrong, key=lambda guess: wrong[guess], default="")
         note = f"{worst} ({wrong[worst]})" if worst else ""

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -32,6 +32,7 @@ from torch.distributed.tensor import empty as empty_dtensor
 from torch.distributed.tensor.placement_types import Placement
 
 from timesformer_plus.engine.atomic_folder import damage, new_folder
+from timesformer_plus.engine.processes import agreed
 from timesformer_plus.engine.training_state import (
     load_state,
     pack_optimizer,
@@ -43,7 +44,6 @@ from timesformer_plus.engine.training_state import (
 )
 
 _SHOWN = 3
-_Answer = TypeVar("_Answer")
 
 
 class Trained(Protocol):
@@ -91,7 +91,7 @@ def save(folder: Path, step: int, trained: Trained, record: Mapping[str, Any], *
         writer = HuggingFaceStorageWriter(str(staged), save_distributed=True)
         with _alone_unmentioned():
             save_shards(tensors, storage_writer=writer, no_dist=not _together())
-    _main_process_does(lambda: remove_older(folder, step, keep=keep))
+    agreed(lambda: remove_older(folder, step, keep=keep))
     return path
 
 
@@ -115,7 +115,7 @@ def load(path: Path, trained: Trained) -> tuple[int, dict[str, Any]]:
     """
     if not is_sharded(path):
         return _load_whole(path, trained)
-    wrong = _main_process_does(lambda: damage(path))
+    wrong = agreed(lambda: damage(path))
     if wrong is not None:
         raise ValueError(f"{wrong}; this checkpoint cannot be used")
     step, _, content = read_record(path)
@@ -246,25 +246,11 @@ def _alone_unmentioned() -> Iterator[None]:
         yield
 
 
-def _main_process_does(act: Callable[[], _Answer]) -> _Answer:
-    """What the main process gets, in all processes: its answer or its error."""
-    outcome: list[Any] = [None]
-    if PartialState().is_main_process:
-        try:
-            outcome = [act()]
-        except (OSError, ValueError) as error:
-            outcome = [error]
-    (answer,) = broadcast_object_list(outcome)
-    if isinstance(answer, (OSError, ValueError)):
-        raise answer
-    return answer  # type: ignore[no-any-return]
-
-
 @contextlib.contextmanager
 def _new_folder_of_all(target: Path) -> Iterator[Path]:
     """One new folder, which the processes fill together: it takes its place if all of them succeed."""
     with contextlib.ExitStack() as stack:
-        staged = _main_process_does(lambda: stack.enter_context(new_folder(target)))
+        staged = agreed(lambda: stack.enter_context(new_folder(target)))
         error: Exception | None = None
         if not staged.is_dir():
             here = PartialState().process_index
@@ -283,7 +269,7 @@ def _new_folder_of_all(target: Path) -> Iterator[Path]:
                 if first is not None:
                     raise first
 
-        _main_process_does(leave)
+        agreed(leave)
 
 
 def _first(error: Exception | None) -> Exception | None:

@@ -25,8 +25,9 @@ from timesformer_plus.engine.display import Display
 from timesformer_plus.engine.evaluate import Evaluation, Interrupted, evaluate
 from timesformer_plus.engine.interrupt import Interrupt, exit_code, interrupts
 from timesformer_plus.engine.memory import MemoryShortageError, memory_advice
+from timesformer_plus.engine.processes import agreed
 from timesformer_plus.engine.reading_workers import WorkerError
-from timesformer_plus.engine.run import Run, agreed, mixes, prepare, start_processes
+from timesformer_plus.engine.run import Run, mixes, prepare, start_processes
 from timesformer_plus.engine.run_state import Progress, load_run, save_run
 from timesformer_plus.engine.trackers import Trackers
 from timesformer_plus.engine.trainer import NonFiniteError, Trainer, count_parameters
@@ -219,7 +220,7 @@ class _Training:
         run, epoch, best_epoch = self.run, self.progress.epochs - 1, self.progress.best_epoch
         if epoch < 0:
             return
-        last, best = agreed(run.accelerator, lambda: (_epoch_of(run.folder.last), _epoch_of(run.folder.best)))
+        last, best = agreed(lambda: (_epoch_of(run.folder.last), _epoch_of(run.folder.best)))
         if self.trainer.step == self.progress.epochs * run.batches.steps_per_epoch:
             if last != epoch:
                 self._export("last")
@@ -233,7 +234,7 @@ class _Training:
 
     def _result(self) -> dict[str, Any]:
         run, progress = self.run, self.progress
-        if agreed(run.accelerator, lambda: _epoch_of(run.folder.best)) != progress.best_epoch:
+        if agreed(lambda: _epoch_of(run.folder.best)) != progress.best_epoch:
             raise ValueError(
                 f"{run.folder.best} is not the model of epoch {progress.best_epoch + 1}, the best: an older checkpoint "
                 f"was gone on from, and came out differently; {ANEW}"
