@@ -48,7 +48,7 @@ def test_every_run_trains_once_seed_by_seed(make_sweep, run):
     assert status == 0
     assert calls(sweep) == ["s 0 1", "ts 0 1", "s 1 1", "ts 1 1"]
     assert all((r.folder / "log.txt").read_text() == "epoch 1 of 1\n" for r in plan_runs(sweep))
-    assert all(read_json(r.folder / "status.json")["status"] == "finished" for r in plan_runs(sweep))
+    assert all(read_json(r.folder / "sweep.json")["status"] == "finished" for r in plan_runs(sweep))
     assert {path.name for path in sweep.output.iterdir()} >= {"report.md", "report.json", "report.html"}
     lines = text.splitlines()
     assert lines[0].startswith("4 runs, 0 of them finished; 1 at a time")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import statistics
 import subprocess
@@ -31,11 +30,24 @@ from .cost import Cost, Speed, measure_saved_models
 from .data_digest import data_root, why_unusable
 from .processes import FolderBusyError, folder_lock, signal_group, signals_ignored, termination_interrupts
 from .report import print_report, write_report
-from .sweep import Run, Sweep, parse_sweep, plan_runs, read_json, resolve_variants, write_json
+from .sweep import (
+    Run,
+    Sweep,
+    outcome_file,
+    parse_sweep,
+    plan_runs,
+    read_json,
+    read_outcome,
+    resolve_variants,
+    write_json,
+)
+from .unfinished import clear, refuse_busy, resume_point
 
 TRAINER: tuple[str, ...] = (sys.executable, "-m", "timesformer_plus.engine.train")
 LOG_LINES_SHOWN = 15
-SECONDS_TO_STOP = 10.0
+# a training that is told to stop ends its update and writes a checkpoint, which takes a large model on a slow disk long
+SECONDS_TO_STOP = 60.0
+SECONDS_BETWEEN_WORDS = 10.0
 POLL_SECONDS = 0.2
 
 Measure = Callable[[Mapping[str, Path], int], Mapping[str, tuple[Cost, Speed]]]
@@ -58,7 +70,9 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        console.print("Stopped. Finished runs are kept; the same command goes on from here.", highlight=False)
+        console.print(
+            "Stopped. Finished runs and checkpoints are kept; the same command goes on from here.", highlight=False
+        )
         return 130
 
 
@@ -75,7 +89,8 @@ def run_ablation(
     Args:
         sweep: What to compare.
         trainer: Words of the command that trains; ``--config RUN/run.yaml`` is added. It has to write
-            ``result.json`` last of all, and the model to ``best/``.
+            ``result.json`` last of all, and the model to ``best/``; told to stop by SIGTERM it may leave checkpoints
+            as ``engine.training_state`` writes them, from which the same command has to go on.
         measure: Takes variant -> folder of a saved model and the number of threads; gives their costs.
         command: The command that repeats this sweep, for the report.
         console: Where to print; None for standard output.
@@ -86,7 +101,7 @@ def run_ablation(
     Raises:
         ValueError: The options or the data of a finished run have changed and ``on_change`` is ``refuse``, the data of
             a run to do is not there, or the folder of a run holds files that no run wrote.
-        FolderBusyError: Somebody else works in ``sweep.output``.
+        FolderBusyError: Somebody else works in ``sweep.output``, or in the folder of a run to do.
         KeyboardInterrupt: Interrupted or terminated; the trainings under way have been stopped.
     """
     console = console or Console()
@@ -165,9 +180,15 @@ class Runner:
         return Live(Group(self.overall, self.trainings), console=self.console, refresh_per_second=4, transient=True)
 
     def _start(self, run: Run) -> None:
-        _clear(run)
+        checkpoint, useless = resume_point(run)
+        before = 0.0
+        if checkpoint is None:
+            clear(run)
+        else:
+            before = float(read_outcome(run.folder).get("seconds", 0))
+            outcome_file(run.folder).unlink(missing_ok=True)
         run.write_inputs()
-        with run.log.open("wb") as log:
+        with run.log.open("wb" if checkpoint is None else "ab") as log:
             process = subprocess.Popen(
                 [*self.trainer, "--config", str(run.config)],
                 stdin=subprocess.DEVNULL,
@@ -179,63 +200,74 @@ class Runner:
                 pass_fds=(self.lock,),
             )
         task = self.trainings.add_task(escape(run.name), total=None, note="starting")
-        self.active.append(_Training(run, process, task))
-        if not self.console.is_terminal:
+        self.active.append(_Training(run, process, task, before=before, goes_on=checkpoint is not None))
+        if useless:
+            self._say(f"{run.name}: started anew, its checkpoints are not used: {useless}")
+        elif checkpoint is not None:
+            self._say(f"{run.name}: goes on from {checkpoint.name}")
+        elif not self.console.is_terminal:
             self._say(f"{run.name}: started")
 
     def _finish(self, training: _Training) -> None:
-        run, code = training.run, training.process.returncode
+        run = training.run
         self.active.remove(training)
         self.trainings.remove_task(training.task)
-        result = run.result()
-        if code == 0 and result is not None:
-            status, reason = "finished", ""
-        elif code == 0:
-            status, reason = "failed", "it ended without writing result.json"
-        elif code < 0:
-            status, reason = "failed", f"it was killed by {signal.Signals(-code).name}"
-        else:
-            status, reason = "failed", f"exit status {code}"
-        write_json(
-            run.folder / "status.json", {"status": status, "reason": reason, "seconds": round(training.seconds, 3)}
-        )
+        status, reason = training.outcome()
+        training.write_outcome(status, reason)
         if status == "finished":
             self.done += 1
             self.overall.update(self.bar, completed=self.done)
             self.seconds.setdefault(run.suite, []).append(training.seconds)
-            score = result[self.sweep.suites[run.suite].split] if result else {}
+            score = (run.result() or {}).get(self.sweep.suites[run.suite].split) or {}
             metric = self.sweep.suites[run.suite].metric
             shown = f", {metric} {score[metric]:.1%}" if metric in score else ""
             took = _duration(training.seconds)
             self._say(f"{run.name}: finished in {took}{shown}; {self.done} of {self.total}, {self._outlook()}")
+        elif status == "stopped":
+            self._say(f"{run.name}: stopped by somebody else, {reason}")
         else:
             self._say(
                 f"[bold red]{escape(run.name)}: failed[/], {escape(reason)}; last lines of {run.log}:", markup=True
             )
             for line in log_tail(run.log, LOG_LINES_SHOWN):
                 self._say(f"    | {line}")
+            if training.goes_on:
+                self._say(f"it had gone on from a checkpoint; to have it begin anew, remove {run.folder}")
 
     def _stop_all(self) -> None:
         if not self.active:
             return
-        self._say(f"stopping {len(self.active)} trainings under way")
         with signals_ignored():  # a second Ctrl-C must not leave orphans
+            self._say(
+                f"stopping {len(self.active)} trainings under way; each ends its update and writes a checkpoint, for "
+                f"which it has {SECONDS_TO_STOP:.0f} s"
+            )
             for training in self.active:
                 signal_group(training.process, signal.SIGTERM)
-            deadline = time.monotonic() + SECONDS_TO_STOP
-            while time.monotonic() < deadline and any(t.process.poll() is None for t in self.active):
+            began = said = time.monotonic()
+            while under_way := [t for t in self.active if t.process.poll() is None]:
+                now = time.monotonic()
+                if now - began >= SECONDS_TO_STOP:
+                    break
+                if now - said >= SECONDS_BETWEEN_WORDS:
+                    said = now
+                    names = ", ".join(training.run.name for training in under_way)
+                    self._say(f"waiting for {names}; {began + SECONDS_TO_STOP - now:.0f} s left")
                 time.sleep(POLL_SECONDS)
+            for training in under_way:
+                signal_group(training.process, signal.SIGKILL)
+                training.process.wait()
+                self._say(f"{training.run.name}: killed, it had not ended after {SECONDS_TO_STOP:.0f} s")
             for training in self.active:
-                if training.process.poll() is None:
-                    signal_group(training.process, signal.SIGKILL)
-                    training.process.wait()
+                training.write_outcome(*training.outcome(told_to_stop=True))
             self.active.clear()
 
     def _learn_durations(self) -> None:
-        for path in self.sweep.output.glob("*/*/seed=*/status.json"):
-            status = read_json(path)
-            if status is not None and status.get("status") == "finished":
-                self.seconds.setdefault(path.parts[-4], []).append(float(status["seconds"]))
+        for folder in self.sweep.output.glob("*/*/seed=*"):
+            outcome = read_outcome(folder)
+            # what the training says of itself has no seconds
+            if outcome.get("status") == "finished" and "seconds" in outcome:
+                self.seconds.setdefault(folder.parts[-3], []).append(float(outcome["seconds"]))
 
     def _seconds_left(self) -> float | None:
         known = {suite: statistics.mean(seconds) for suite, seconds in self.seconds.items()}
@@ -265,11 +297,30 @@ class _Training:
     run: Run
     process: subprocess.Popen[bytes]
     task: TaskID
+    before: float = 0.0  # seconds that the earlier parts of the run took
+    goes_on: bool = False
     started: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.started
+        return self.before + time.monotonic() - self.started
+
+    def outcome(self, *, told_to_stop: bool = False) -> tuple[str, str]:
+        """How the training, which has ended, did so: finished, failed or stopped, and why."""
+        code = self.process.returncode
+        if code == 0:
+            is_finished = self.run.result() is not None
+            return ("finished", "") if is_finished else ("failed", "it ended without writing result.json")
+        status = read_json(self.run.folder / "status.json") or {}
+        if status.get("status") == "preempted" and code == 128 + status.get("signal", 0):
+            return "stopped", f"after update {status.get('step', '?')}, which the same command goes on from"
+        if told_to_stop and code in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
+            return "stopped", "without a checkpoint of its last update"
+        return "failed", f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+    def write_outcome(self, status: str, reason: str) -> None:
+        content = {"status": status, "reason": reason, "seconds": round(self.seconds, 3)}
+        write_json(outcome_file(self.run.folder), content)
 
 
 def measure_costs(sweep: Sweep, runs: Sequence[Run], measure: Measure, console: Console) -> None:
@@ -356,6 +407,7 @@ def _runs_to_do(runs: Sequence[Run], sweep: Sweep, console: Console) -> list[Run
             raise ValueError(f"{run.name} cannot be trained: {unusable}")
         if run.folder.exists() and any(run.folder.iterdir()) and not run.config.is_file():
             raise ValueError(f"{run.folder} holds files but no run.yaml: no run wrote it; give another --output")
+        refuse_busy(run)
     console.print(
         f"{len(runs)} runs, {len(runs) - len(todo)} of them finished; {sweep.jobs} at a time, logs in {sweep.output}",
         highlight=False,
@@ -370,12 +422,6 @@ def _mention_missing_data(runs: Sequence[Run], console: Console) -> None:
     for gone in sorted(str(root) for root in roots if root is not None and not root.is_dir()):
         text = f"{gone} is no folder (any more): whether the finished runs were trained on the same data is unchecked"
         console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _clear(run: Run) -> None:
-    if run.folder.exists():
-        shutil.rmtree(run.folder)
-    run.folder.mkdir(parents=True)
 
 
 def _command(argv: list[str] | None) -> str:

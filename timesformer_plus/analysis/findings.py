@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .statistics import MeanInterval, PairedDifference, mean_interval, paired_difference
-from .sweep import Run, Suite, Sweep, read_json
+from .sweep import Run, Suite, Sweep, read_json, read_outcome
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
 
@@ -235,10 +235,12 @@ def _parts(suite: Suite, results: Sequence[Mapping[str, Any]]) -> dict[str, Mean
 def _why_missing(run: Run, state: str) -> str:
     if state == "changed":
         return f"finished with other {' and '.join(run.changes())}"
+    outcome = read_outcome(run.folder)
     if state == "failed":
-        status = read_json(run.folder / "status.json") or {}
-        return f"failed, {status.get('reason', 'no reason known')}; see {run.log}"
-    return "not run"
+        return f"failed, {outcome.get('reason', 'no reason known')}; see {run.log}"
+    if outcome.get("status") == "stopped":
+        return f"stopped, {outcome.get('reason', 'no reason known')}"
+    return "begun, not finished" if outcome.get("status") in ("running", "preempted") else "not run"
 
 
 def _findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
@@ -281,7 +283,9 @@ def _left_out(results: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     results = list(results)
     for split in ("train", "val", "test"):
         counts = [(result.get("videos") or {}).get(split) or {} for result in results]
-        lost = {kind: {count.get(kind, 0) for count in counts} - {0} for kind in ("missing", "unreadable", "excluded")}
+        # of a split that is scored, what the scan calls bad is not left out: it counts as wrong
+        kinds = ("missing", "unreadable", "excluded") if split == "train" else ("missing", "excluded")
+        lost = {kind: {count.get(kind, 0) for count in counts} - {0} for kind in kinds}
         parts = [f"{'/'.join(map(str, sorted(numbers)))} {kind}" for kind, numbers in lost.items() if numbers]
         if parts:
             expected = "/".join(map(str, sorted({count["expected"] for count in counts if "expected" in count})))

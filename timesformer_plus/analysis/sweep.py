@@ -6,10 +6,11 @@ seed. Each of these runs owns a folder, ``OUTPUT/SUITE/VARIANT/seed=N``, with
     run.yaml      its complete options: base, suite, variant and seed merged
     data.json     digests of the manifests that it was trained on
     log.txt       what the training printed
-    status.json   how it ended: seconds and exit status
+    sweep.json    how it ended: finished, failed or stopped, why, and after how many seconds
     result.json   the scores, which the training writes last of all
 
-so that the folder alone tells what is done, and ``--config run.yaml`` repeats any run by hand.
+beside what else the training keeps there (``engine.run_folder``; its own account of itself is status.json). So the
+folder alone tells what is done, and ``--config run.yaml`` repeats any run by hand.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class Run:
     def write_inputs(self) -> None:
         """Write ``run.yaml`` and ``data.json`` into the run's folder."""
         text = yaml.safe_dump({**self.options, "output": str(self.folder)}, sort_keys=False, allow_unicode=True)
-        self.config.write_text(text, encoding="utf-8")
+        _write(self.config, text)
         write_json(self.folder / "data.json", data_digests(self.options) or {})
 
     def stored_options(self) -> Options | None:
@@ -204,8 +205,25 @@ class Run:
         """What the folder says: finished with these options and data, or with others; failed; not (fully) run."""
         if self.result() is not None:
             return "changed" if self.changes() else "finished"
-        status = read_json(self.folder / "status.json")
-        return "failed" if status is not None and status.get("status") == "failed" else "missing"
+        return "failed" if read_outcome(self.folder).get("status") == "failed" else "missing"
+
+
+def outcome_file(folder: Path) -> Path:
+    """Where the sweep keeps how a run has ended."""
+    return folder / "sweep.json"
+
+
+def read_outcome(folder: Path) -> dict[str, Any]:
+    """How a run has ended, as far as its folder tells.
+
+    Args:
+        folder: The run's.
+
+    Returns:
+        ``status``, ``reason`` and ``seconds``, each of which may be lacking. Where the sweep had no time to write it,
+        what the training says of itself; sweeps of before wrote theirs to status.json too.
+    """
+    return read_json(outcome_file(folder)) or read_json(folder / "status.json") or {}
 
 
 def sweep_parser() -> ArgumentParser:
@@ -318,8 +336,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object in one step: a reader finds the old file or the new one, never half of it."""
+    _write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    staged.write_text(text, encoding="utf-8")
     staged.replace(path)
 
 
