@@ -117,7 +117,7 @@ class Watch:
         clips: Callable[[], Sequence[str]] | Sequence[str] = (),
         waits: bool = False,
     ) -> None:
-        """Mark what this process begins or goes on with; costs some ten microseconds.
+        """Mark what this process begins or goes on with; costs up to 0.25 ms, for telling the others.
 
         All processes have to mark the same things in the same order within an update; how often they repeat a mark (a
         batch of an evaluation) is theirs.
