@@ -142,5 +142,5 @@ def test_schedule_that_this_timm_does_not_have(name, monkeypatch):
 
 
 def test_optimizer_of_second_order_is_refused():
-    with pytest.raises(ValueError, match="optim.name='adahessian' needs second derivatives"):
+    with pytest.raises(ValueError, match=r"optim\.name='adahessian' needs second derivatives"):
         build_optimizer(make(args={"depth": 2, "embed_dim": 32}), OptimConfig(name="adahessian"))

@@ -155,7 +155,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         staged.unlink(missing_ok=True)
 
 
-ARRAYS = "protocol classes id label pair short reason video view status logits".split()
+ARRAYS = ["protocol", "classes", "id", "label", "pair", "short", "reason", "video", "view", "status", "logits"]
 
 
 def load_predictions(path: Path) -> Predictions:
