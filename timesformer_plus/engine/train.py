@@ -74,15 +74,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     with interrupts() as interrupt, contextlib.ExitStack() as stack:
         accelerator = start_processes(config)
-        stack.enter_context(
-            memory_advice(
-                batch_size=config.batch_size,
-                accumulate=config.accumulate,
-                world_size=accelerator.num_processes,
-                grad_checkpointing=config.grad_checkpointing,
-                pairs=mixes(config),
-            )
+        advice = functools.partial(
+            memory_advice,
+            batch_size=config.batch_size,
+            accumulate=config.accumulate,
+            world_size=accelerator.num_processes,
+            grad_checkpointing=config.grad_checkpointing,
+            pairs=mixes(config),
         )
+        stack.enter_context(advice())
         try:
             run = prepare(config, accelerator)
         except RuntimeError as error:
@@ -91,7 +91,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
             raise
         training = _Training(run, interrupt)
         try:
-            with training.watch:
+            # within the watch as well: the other processes are told the advice
+            with training.watch, advice():
                 return training.run_to_end()
         except Preempted:
             raise
@@ -321,13 +322,13 @@ class _Training:
 
     def _preempted(self) -> Preempted:
         """Leave a checkpoint and say so; all processes come here together."""
+        step = self.trainer.step
         with self.interrupt.finishing():
             self._save()
+            # not every process need have been told
+            signal = max(gather_object([self.interrupt.signal]))
+            self.run.folder.say_status("preempted", step=step, signal=signal)
             self.run.accelerator.wait_for_everyone()
-        step = self.trainer.step
-        # not every process need have been told
-        signal = max(gather_object([self.interrupt.signal]))
-        self.run.folder.say_status("preempted", step=step, signal=signal)
         return Preempted(
             signal,
             f"stopped after update {step}, which {self.run.folder.checkpoints} holds; the same command goes on from "
