@@ -145,6 +145,7 @@ def load_checkpoint(folder: Path, *, num_clips: int | None = None, num_crops: in
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{folder} holds no {CONFIG_FILE}; give the best/ or last/ folder of a training run")
+    _refuse_damaged(folder)
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
@@ -160,7 +161,6 @@ def load_checkpoint(folder: Path, *, num_clips: int | None = None, num_crops: in
         num_clips=recipe.num_clips if num_clips is None else num_clips,
         num_crops=recipe.num_crops if num_crops is None else num_crops,
     )
-    _refuse_damaged(folder)
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except (RuntimeError, SafetensorError) as error:  # no weights, half of them, or those of another model
