@@ -194,15 +194,14 @@ def test_the_advice_leads_from_a_bad_file_to_splits_that_training_takes(tmp_path
     (tmp_path / "my videos" / "a" / "junk.mp4").write_bytes(b"no video" * 99)
     root = Path("my videos")
     make_manifest(root, shares=(0.5, 0.25, 0.25))
+    assert "junk" in (root / "train.csv").read_text()  # where it stops a run; in the others it counts as wrong
     manifests = {path: path.read_bytes() for path in root.glob("*.csv")}
     capsys.readouterr()
     assert main([str(root), *OPTIONS]) == 1
     advice = capsys.readouterr().out.split("1 bad")[-1]
     again, train = re.findall(r"^  (\S.*)$", advice, flags=re.MULTILINE)[-2:]
-    # in the training split it stops a run; in the others it counts as wrong
-    if "junk" in (root / "train.csv").read_text():
-        with pytest.raises(ValueError, match=r"data\.exclude"):
-            build_splits(DataConfig(root=root))
+    with pytest.raises(ValueError, match=r"data\.exclude"):
+        build_splits(DataConfig(root=root))
     # the commands as they stand there, with the folder's space and all options
     assert shlex.split(again)[:3] == ["python", "tools/scan.py", "my videos"]
     assert set(OPTIONS) < set(shlex.split(again))

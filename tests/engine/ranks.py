@@ -80,6 +80,10 @@ def main_of_rank(name, rank, world_size, output):
     code = 0
     try:
         join_processes(timeout=TIMEOUT)
+        if world_size > 1:
+            # processes connect to each other in their first exchange, which on a busy machine takes its time; a trainer
+            # has had one long before it is watched
+            dist.all_reduce(torch.ones(1))
         train(name, rank, world_size)
         os.write(2, b"finished\n")
     except (ValueError, PeerFailedError) as error:
@@ -91,8 +95,8 @@ def main_of_rank(name, rank, world_size, output):
 
 
 def play(name, world_size, folder):
-    """Start the processes of a scenario; their number by rank, and the store."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+    """Fork the processes of a scenario, which wait for a store; their numbers by rank, and where to write its port."""
+    read, write = os.pipe()
     pids = []
     for rank in range(world_size):
         pid = os.fork()
@@ -101,19 +105,29 @@ def play(name, world_size, folder):
                 **{name: str(rank) for name in ("RANK", "LOCAL_RANK")},
                 **{name: str(world_size) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")},
                 "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(store.port),
+                "MASTER_PORT": os.read(read, 5).decode(),
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
             }
             main_of_rank(name, rank, world_size, folder / f"{name}.{rank}")
         pids.append(pid)
-    return pids, store
+    return pids, write
+
+
+def open_store(world_size, write):
+    """Open the store of a scenario, and tell its processes."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+    os.write(write, f"{store.port:05d}".encode() * world_size)
+    return store
 
 
 def main():
     """Prints scenario -> for every rank its exit code, seconds until it ended and what it printed."""
     folder = Path(tempfile.mkdtemp())
     begin = time.monotonic()
+    # all of them before the first store: it has threads, and a process that is forked from one with threads may find a
+    # lock taken for ever
     started = {name: play(name, 1 if "alone" in name else 3, folder) for name in SCENARIOS}
+    stores = [open_store(len(pids), write) for pids, write in started.values()]
     told = {}
     for name, (pids, _) in started.items():
         told[name] = []
@@ -137,6 +151,7 @@ def main():
     for name, ranks in told.items():
         for number, rank in enumerate(ranks):
             rank["output"] = (folder / f"{name}.{number}").read_text()
+    del stores
     print(json.dumps(told))
 
 

@@ -38,7 +38,6 @@ def ends(ranks, codes):
     return [(rank["output"].strip().splitlines() or [""])[-1] for rank in ranks]
 
 
-@pytest.mark.slow  # its seconds are too few for a busy machine
 def test_those_that_work_are_left_alone(played):
     assert ends(played["well"], [0, 0, 0]) == ["finished"] * 3
     # slower than the time-out, but never without a mark for that long; the others wait that long in an exchange

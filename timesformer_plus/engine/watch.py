@@ -210,8 +210,10 @@ class Watch:
         others = [report for report in reports if report.rank != self.rank and not report.left]
         silent = {report.rank for report in others if report.beat == before.get(report.rank, report).beat}
         behind = [report for report in others if report.rank in silent or _is_behind(report, own)]
-        if any(report.rank not in silent and report.idle < self.timeout for report in behind):
-            return  # it works, slowly
+        # one that works slowly, or has come to the same place only now
+        not_ahead = [report for report in others if not _is_behind(own, report)]
+        if any(report.rank not in silent and report.idle < self.timeout for report in not_ahead):
+            return
         first = self._reports.first()
         if first is not None:
             self._end(self._told(first))
