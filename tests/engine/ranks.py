@@ -16,11 +16,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from timesformer_plus.engine import watch
 from timesformer_plus.engine.interrupt import interrupts
 from timesformer_plus.engine.processes import join_processes
 from timesformer_plus.engine.watch import PeerFailedError, Watch
 
 TIMEOUT = 3.0
+watch.CONNECTING = 20.0
 UPDATES = 100
 # what a scenario is about happens in this update, while rank 1 reads clips
 FAULTY_UPDATE = 40
@@ -53,21 +55,24 @@ SCENARIOS = {
     "left": lambda: sys.exit(3),
     "hung alone": lambda: time.sleep(1000),
     "all hung": lambda: time.sleep(1000),
+    "absent": lambda: time.sleep(1000),
 }
 
 
 def train(name, rank, world_size):
     """What a trainer does, as far as a watch is concerned."""
     act = SCENARIOS[name] if rank == world_size // 2 or name == "all hung" else lambda: None
-    with interrupts() as interrupt, Watch(TIMEOUT, interrupt=interrupt) as watch:
+    if name == "absent":
+        act()
+    with interrupts() as interrupt, Watch(TIMEOUT, interrupt=interrupt) as watched:
         for step in range(UPDATES):
-            watch.at("reading clips", step=step, clips=lambda step=step: [f"{step}.mp4"])
+            watched.at("reading clips", step=step, clips=lambda step=step: [f"{step}.mp4"])
             time.sleep(0.02)
             if step == FAULTY_UPDATE and name != "all hung":
                 for _ in act() or ():
-                    watch.at("reading clips", step=step)
-            watch.at("computing", clips=lambda step=step: [f"{step}.mp4"])
-            watch.at("adding up", waits=True)
+                    watched.at("reading clips", step=step)
+            watched.at("computing", clips=lambda step=step: [f"{step}.mp4"])
+            watched.at("adding up", waits=True)
             if step == FAULTY_UPDATE and name == "all hung":
                 act()
             if world_size > 1:
@@ -142,7 +147,7 @@ def main():
                     rank["code"], rank["seconds"] = os.waitstatus_to_exitcode(status), time.monotonic() - begin
         # as a launcher does, which kills what is left some time after one has failed
         for name, ranks in told.items():
-            if name == "stopped" and ranks[0]["code"] is not None and ranks[1]["code"] is None:
+            if name in ("stopped", "absent") and ranks[0]["code"] is not None and ranks[1]["code"] is None:
                 os.kill(ranks[1]["pid"], signal.SIGKILL)
         time.sleep(0.05)
     for rank in open_:

@@ -95,6 +95,15 @@ def test_a_process_that_cannot_speak_is_named_by_the_others(played, scenario, wh
         assert "hold_the_lock" in played["locked"][1]["output"]
 
 
+def test_a_process_that_never_begins_is_named_by_the_others(played):
+    first, _, third = ends(played["absent"], [1, -9, 1])
+    expected = (
+        r"(error|PeerFailedError): process 1 has not begun; process [02] waits for it: adding up after 0 updates.*"
+    )
+    assert re.fullmatch(expected, first), first
+    assert re.fullmatch(expected, third), third
+
+
 def test_of_processes_at_the_same_place_all_are_named(played):
     """As when the network between them is cut."""
     told = "\n".join(ends(played["all hung"], [1, 1, 1]))

@@ -19,6 +19,8 @@ import torch.distributed as dist
 
 # seconds after which the store counts as unreachable
 PATIENCE = 10.0
+# and what finding it may take at first: where names are looked up in vain every try costs some seconds
+CONNECTING = 60.0
 FIRST = "first failure"
 
 
@@ -99,8 +101,9 @@ class Reports:
                 int(os.environ["MASTER_PORT"]),
                 is_master=False,
                 wait_for_workers=False,
-                timeout=timedelta(seconds=PATIENCE),
+                timeout=timedelta(seconds=CONNECTING),
             )
+            store.set_timeout(timedelta(seconds=PATIENCE))
             self._store = dist.PrefixStore(name, store)  # type: ignore[attr-defined]
 
     @property

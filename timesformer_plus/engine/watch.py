@@ -22,7 +22,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 
 from timesformer_plus.engine.interrupt import Interrupt
-from timesformer_plus.engine.reports import Report, Reports
+from timesformer_plus.engine.reports import CONNECTING, Report, Reports
 
 # clips that a message names
 NAMED = 8
@@ -199,6 +199,12 @@ class Watch:
         """This process has made no progress: whose fault is it?"""
         own = self._report()
         before = {report.rank: report for report in self._reports.all()}
+        unheard = sorted(set(range(self.world_size)) - before.keys()) if self._reports.reachable else []
+        if unheard and self._idle < self.timeout + CONNECTING:
+            return  # it may still be connecting to the store
+        if unheard:
+            text = f"process {unheard[0]} has not begun; process {self.rank} waits for it: {_doing(own)}"
+            self._end(self._told(self._reports.claim(unheard[0], text)))
         if (before or self.world_size == 1) and all(
             _is_behind(own, report) for report in before.values() if report.rank != self.rank
         ):
