@@ -14,8 +14,9 @@ import pytest
 from ablation_fakes import FAKE_TRAINER
 
 from timesformer_plus.analysis import ablation
-from timesformer_plus.analysis.ablation import log_tail, main
+from timesformer_plus.analysis.ablation import main
 from timesformer_plus.analysis.processes import FolderBusyError, folder_lock
+from timesformer_plus.analysis.runner import log_tail
 from timesformer_plus.analysis.sweep import plan_runs, read_json
 
 TS = {"model.pattern": "ts", "fake.score": 0.9}

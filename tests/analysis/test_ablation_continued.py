@@ -17,9 +17,10 @@ import pytest
 from ablation_fakes import FAKE_TRAINER, FakeMeasure
 
 from timesformer_plus.analysis import ablation
-from timesformer_plus.analysis.ablation import Runner
+from timesformer_plus.analysis import runner as runner_module
 from timesformer_plus.analysis.findings import collect
 from timesformer_plus.analysis.processes import FolderBusyError
+from timesformer_plus.analysis.runner import Runner
 from timesformer_plus.analysis.sweep import plan_runs, read_json
 from timesformer_plus.engine.run_folder import RunFolder
 from timesformer_plus.engine.training_state import save_state
@@ -249,10 +250,10 @@ def test_a_training_started_by_hand_is_left_alone(make_sweep, run):
 
 
 def test_a_training_has_time_to_end_its_update_and_save(make_sweep, monkeypatch):
-    monkeypatch.setattr(ablation, "SECONDS_BETWEEN_WORDS", 0.3)
-    assert ablation.SECONDS_TO_STOP >= 30
+    monkeypatch.setattr(runner_module, "SECONDS_BETWEEN_WORDS", 0.3)
+    assert runner_module.SECONDS_TO_STOP >= 30
     for limit, outcome in ((20.0, "after update 2"), (0.8, "without a checkpoint")):
-        monkeypatch.setattr(ablation, "SECONDS_TO_STOP", limit)
+        monkeypatch.setattr(runner_module, "SECONDS_TO_STOP", limit)
         sweep = make_sweep({"s": {**STEPS, "fake.pause": 2, "fake.slow_to_save": 2}}, seeds=(0,))
         shutil.rmtree(sweep.output, ignore_errors=True)
         text = _stopped_at_pause(sweep)

@@ -21,7 +21,7 @@ from timesformer_plus.engine.build import build_model
 from timesformer_plus.engine.build_data import ClipRecipe, build_normalize, build_test_dataset
 from timesformer_plus.engine.clip_loading import UnreadableVideosError
 from timesformer_plus.engine.data_config import DataConfig
-from timesformer_plus.engine.evaluate import evaluate
+from timesformer_plus.engine.evaluation import evaluate
 from timesformer_plus.engine.processes import join_processes
 from timesformer_plus.engine.views import Interrupted
 

@@ -11,7 +11,8 @@ from torch import nn
 from timesformer_plus.data.dataset import Clip
 from timesformer_plus.data.manifests import Manifest, Sample
 from timesformer_plus.engine import evaluate as evaluate_module
-from timesformer_plus.engine.evaluate import evaluate, evaluate_checkpoint
+from timesformer_plus.engine.evaluate import evaluate_checkpoint
+from timesformer_plus.engine.evaluation import evaluate
 from timesformer_plus.engine.memory import MemoryShortageError
 from timesformer_plus.engine.predictions import load_predictions
 from timesformer_plus.engine.protocols import Protocol

@@ -27,7 +27,8 @@ from timesformer_plus.engine import train as train_module
 from timesformer_plus.engine import views as views_module
 from timesformer_plus.engine.clip_loading import UnreadableVideosError, read_batches, read_clips
 from timesformer_plus.engine.config import dump_config
-from timesformer_plus.engine.evaluate import evaluate, evaluate_checkpoint
+from timesformer_plus.engine.evaluate import evaluate_checkpoint
+from timesformer_plus.engine.evaluation import evaluate
 from timesformer_plus.engine.metrics import UNREADABLE
 from timesformer_plus.engine.predictions import load_predictions
 from timesformer_plus.engine.protocols import Protocol

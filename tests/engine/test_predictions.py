@@ -12,7 +12,7 @@ import torch
 
 from timesformer_plus.engine import predictions as predictions_module
 from timesformer_plus.engine.build_data import ClipRecipe
-from timesformer_plus.engine.evaluate import summarise
+from timesformer_plus.engine.evaluation import summarise
 from timesformer_plus.engine.predictions import Predictions, load_predictions, save_predictions
 
 PROTOCOL = ClipRecipe(8, 1, "stride", (32, 32), (0.5,) * 3, (0.5,) * 3, multi_label=False, num_clips=2).protocol

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timesformer_plus.engine.build_data import ClipRecipe
-from timesformer_plus.engine.evaluate import summarise
+from timesformer_plus.engine.evaluation import summarise
 from timesformer_plus.engine.predictions import Predictions, save_predictions
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "rescore.py"

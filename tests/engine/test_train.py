@@ -21,7 +21,7 @@ from timesformer_plus.engine.build_splits import build_splits
 from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.config import OptimConfig, dump_config, parse_train_config
 from timesformer_plus.engine.data_config import DataConfig
-from timesformer_plus.engine.evaluate import evaluate
+from timesformer_plus.engine.evaluation import evaluate
 from timesformer_plus.engine.train import main, train
 from timesformer_plus.engine.trainer import NonFiniteError
 

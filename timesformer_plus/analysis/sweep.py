@@ -28,6 +28,7 @@ import yaml
 from jsonargparse import ArgumentParser, get_loader
 from jsonargparse.typing import Path_fr
 
+from ..engine.atomic_file import write_atomically
 from .data_digest import data_digests
 
 Options = dict[str, Any]
@@ -156,7 +157,7 @@ class Run:
     def write_inputs(self) -> None:
         """Write ``run.yaml`` and ``data.json`` into the run's folder."""
         text = yaml.safe_dump({**self.options, "output": str(self.folder)}, sort_keys=False, allow_unicode=True)
-        _write(self.config, text)
+        write_atomically(self.config, text)
         write_json(self.folder / "data.json", data_digests(self.options) or {})
 
     def stored_options(self) -> Options | None:
@@ -336,13 +337,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object in one step: a reader finds the old file or the new one, never half of it."""
-    _write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(path)
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _make_run(sweep: Sweep, suite: str, variant: str, seed: int, options: Options) -> Run:

@@ -17,8 +17,8 @@ from jsonargparse import Namespace
 
 from timesformer_plus.engine.data_config import AugmentConfig, DataConfig, require
 from timesformer_plus.engine.option_names import OptionParser
+from timesformer_plus.engine.protocols import Average, Precision
 
-Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 Tracker = Literal["auto", "tensorboard", "wandb", "trackio"]
 
@@ -176,7 +176,7 @@ class EvaluationConfig:
     protocol: str | None = None
     num_clips: int = 1
     num_crops: int = 1
-    average: Literal["probabilities", "logits"] = "probabilities"
+    average: Average = "probabilities"
     short_side: int | None = None
     batch_size: int | None = None
 

@@ -1,4 +1,4 @@
-"""Score a model on a split: several views a video, every video exactly once, on any number of processes."""
+"""The command that scores a trained model on the videos of a manifest."""
 
 from __future__ import annotations
 
@@ -8,28 +8,25 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from timesformer_plus.data.containers import Limits
 from timesformer_plus.data.dataset import VideoDataset
 from timesformer_plus.data.decoders import DecodeError, DecoderName
 from timesformer_plus.data.scan import SCAN_FILE
-from timesformer_plus.data.transforms import Normalize
+from timesformer_plus.engine.atomic_file import write_atomically
 from timesformer_plus.engine.build_data import ClipRecipe, build_normalize, build_test_dataset, choose_views
 from timesformer_plus.engine.build_splits import SplitReader
 from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.data_config import DataConfig, require
+from timesformer_plus.engine.evaluation import Evaluation, evaluate
 from timesformer_plus.engine.interrupt import exit_code, interrupts
-from timesformer_plus.engine.memory import MemoryShortageError, is_out_of_memory
-from timesformer_plus.engine.metrics import Metrics, count_confusions, score
+from timesformer_plus.engine.memory import MemoryShortageError
 from timesformer_plus.engine.option_names import OptionParser
-from timesformer_plus.engine.predictions import Predictions, save_predictions
 from timesformer_plus.engine.processes import join_processes, set_threads
 from timesformer_plus.engine.protocols import Average, Precision, Protocol
 from timesformer_plus.engine.reading_workers import WorkerError
@@ -40,8 +37,7 @@ from timesformer_plus.engine.score_tables import (
     scoring_bar,
     write_confusion,
 )
-from timesformer_plus.engine.views import Interrupted as Interrupted
-from timesformer_plus.engine.views import predict_views
+from timesformer_plus.engine.views import Interrupted
 from timesformer_plus.engine.watch import PeerFailedError, Watch
 
 USUAL_LIMITS = Limits()
@@ -50,110 +46,6 @@ USUAL_LIMITS = Limits()
 EXIT_UNREADABLE = 3
 # errors that are told in one line, without a traceback
 EXPECTED = (ValueError, ImportError, OSError, DecodeError, WorkerError, MemoryShortageError, PeerFailedError)
-
-
-class Evaluation(NamedTuple):
-    """What there is to say about a model on a data set.
-
-    Attributes:
-        metrics: See ``metrics.score``.
-        short_videos: Videos that were too short for a clip, so that frames came again.
-        unreadable: Id of every video that could not be read, and so is wrong -> why.
-        confusion: Class -> what its videos were taken for -> how many, without zeros; ``UNREADABLE`` stands for those
-            that could not be read. Empty for multi-label data.
-    """
-
-    metrics: Metrics
-    short_videos: int
-    unreadable: dict[str, str]
-    confusion: dict[str, dict[str, int]]
-
-
-def evaluate(
-    model: nn.Module,
-    dataset: VideoDataset,
-    normalize: Normalize,
-    *,
-    protocol: Protocol,
-    batch_size: int,
-    num_workers: int = 0,
-    timeout: float = 0.0,
-    requested: Callable[[], bool] | None = None,
-    on_batch: Callable[[int], None] | None = None,
-    on_wait: Callable[[], None] | None = None,
-    predictions: Path | None = None,
-) -> Evaluation:
-    """Score a model on a data set; see ``predict_views`` for the other arguments and what else it raises.
-
-    Args:
-        model: The model.
-        dataset: The videos.
-        normalize: Turns a batch of their pixels into the model's input.
-        protocol: How the views are cut and averaged.
-        batch_size: Greatest number of clips in a forward pass, in every process.
-        num_workers: Processes that read ahead, for every process.
-        timeout: Seconds that workers may take for a batch; 0 waits for ever.
-        requested: Whether this process is to stop.
-        on_batch: Called before the first batch with 0, and with the number of clips after every one.
-        on_wait: Called when this process is done with its videos and may have to wait for the others.
-        predictions: File to keep every view's logits in, see ``predictions``; ``None`` for none.
-
-    Returns:
-        The same in every process; computed from the logits that are kept, in the main one.
-
-    Raises:
-        MemoryShortageError: ``batch_size`` is too large.
-        OSError: ``predictions`` cannot be written.
-    """
-    try:
-        said = predict_views(
-            model,
-            dataset,
-            normalize,
-            protocol=protocol,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            timeout=timeout,
-            requested=requested,
-            on_batch=on_batch,
-            on_wait=on_wait,
-        )
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise MemoryShortageError(
-            f"scoring {batch_size} clips at a time needs more memory than there is; lower evaluation.batch_size of a "
-            "training, --batch_size of tools/evaluate.py"
-        ) from error
-    outcome: list[Evaluation | OSError | None] = [None]
-    if said is not None:
-        try:
-            if predictions is not None:
-                save_predictions(predictions, said)
-            outcome = [summarise(said)]
-        except OSError as error:  # a full disk, say: the other processes must not wait for a score
-            outcome = [error]
-    broadcast_object_list(outcome)
-    (result,) = outcome
-    if isinstance(result, OSError):
-        raise result
-    assert result is not None  # the main process has put it there
-    return result
-
-
-def summarise(predictions: Predictions) -> Evaluation:
-    """Score what a model has said about the videos of a split."""
-    probabilities, targets, scored = predictions.probabilities(), predictions.targets, predictions.scored
-    metrics = score(
-        probabilities,
-        targets,
-        classes=predictions.classes,
-        pairs=predictions.pairs,
-        scored=scored,
-        nats=predictions.nats(),
-    )
-    confusion = {} if predictions.multi_label else count_confusions(probabilities, targets, predictions.classes, scored)
-    return Evaluation(metrics, int(predictions.short.sum()), predictions.unreadable, confusion)
 
 
 def evaluate_checkpoint(
@@ -289,12 +181,7 @@ def evaluate_checkpoint(
     if state.is_main_process:
         _print_result(f"{model} on {manifest}", result)  # before anything is written: a disk may be full by now
         if output is not None:
-            staged = output.with_name(f".{output.name}.{os.getpid()}")
-            try:
-                staged.write_text(json.dumps(result, indent=2) + "\n")
-                staged.replace(output)
-            finally:
-                staged.unlink(missing_ok=True)
+            write_atomically(output, json.dumps(result, indent=2) + "\n")
         if confusion is not None:
             write_confusion(confusion, evaluation.confusion, classes)
     return result

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from timesformer_plus.engine.atomic_file import new_file
 from timesformer_plus.engine.protocols import Protocol
 
 FORMAT = 1
@@ -143,16 +143,8 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         "status": (~predictions.read).to(torch.uint8).flatten().numpy(),
         "logits": predictions.logits.flatten(0, 1).numpy(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with staged.open("wb") as file:
-            np.savez(file, **arrays)  # an open file: savez would add its suffix to a name
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
+    with new_file(path) as staged, staged.open("wb") as file:
+        np.savez(file, **arrays)  # an open file: savez would add its suffix to a name
 
 
 ARRAYS = ["protocol", "classes", "id", "label", "pair", "short", "reason", "video", "view", "status", "logits"]

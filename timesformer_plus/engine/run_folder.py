@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from timesformer_plus.engine.atomic_file import write_atomically
 from timesformer_plus.engine.checkpoint import is_replaceable
 from timesformer_plus.engine.config import TrainConfig, dump_config
 
@@ -205,17 +206,3 @@ class RunFolder:
             write_atomically(self.result, json.dumps(result, indent=2) + "\n")
             self.say_status("finished", step=result["steps"])
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that at no moment half of it is there under its name."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with staged.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    except OSError:
-        staged.unlink(missing_ok=True)
-        raise

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from timesformer_plus.engine.atomic_file import new_file
 from timesformer_plus.engine.metrics import UNREADABLE, Metrics
 
 # longer tables are for files
@@ -108,9 +109,8 @@ def write_confusion(path: Path, confusion: Confusion, classes: Sequence[str]) ->
     Raises:
         OSError: The file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     columns = [*classes, UNREADABLE]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with new_file(path) as staged, staged.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", *columns])
         for name in classes:

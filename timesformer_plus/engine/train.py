@@ -22,7 +22,7 @@ from timesformer_plus.engine.build_data import build_normalize
 from timesformer_plus.engine.checkpoint import CONFIG_FILE, TRAINING_KEY, load_weights, save_checkpoint
 from timesformer_plus.engine.config import TrainConfig, parse_train_config
 from timesformer_plus.engine.display import Display
-from timesformer_plus.engine.evaluate import Evaluation, Interrupted, evaluate
+from timesformer_plus.engine.evaluation import Evaluation, evaluate
 from timesformer_plus.engine.interrupt import Interrupt, exit_code, interrupts
 from timesformer_plus.engine.memory import MemoryShortageError, memory_advice
 from timesformer_plus.engine.processes import agreed
@@ -31,6 +31,7 @@ from timesformer_plus.engine.run import Run, mixes, prepare, start_processes
 from timesformer_plus.engine.run_state import Progress, load_run, save_run
 from timesformer_plus.engine.trackers import Trackers
 from timesformer_plus.engine.trainer import NonFiniteError, Trainer, count_parameters
+from timesformer_plus.engine.views import Interrupted
 from timesformer_plus.engine.watch import PeerFailedError, Watch, is_about_a_peer
 
 
