@@ -379,7 +379,9 @@ def test_two_updates_of_a_small_model_with_everything_else_as_it_is(name, videos
         ),
         augment=dataclasses.replace(config.augment, short_side=config.augment.short_side and (36, 40)),
         schedule=dataclasses.replace(
-            config.schedule, warmup_epochs=0.5 if config.schedule.warmup_epochs else 0, milestones=(1,)
+            config.schedule,
+            warmup_epochs=0.5 if config.schedule.warmup_epochs else 0,
+            milestones=(1,) if config.schedule.milestones else (),
         ),
         evaluation=dataclasses.replace(config.evaluation, short_side=None, batch_size=None),
         epochs=1,

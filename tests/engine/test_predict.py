@@ -137,6 +137,9 @@ def test_folder_that_is_no_checkpoint(checkpoint, tmp_path, direction):
     config = json.loads((other / "config.json").read_text())
     del config["clips"]
     (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"delete its manifest\.json if it was changed on purpose"):
+        predict(other, video)
+    (other / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"was not written by tools/train\.py"):
         predict(other, video)
     (other / "config.json").write_text("{")
@@ -150,6 +153,7 @@ def test_checkpoint_of_another_version(checkpoint, direction, tmp_path, monkeypa
     video = next((direction / "test").glob("*.mp4"))
     other = tmp_path / "other"
     shutil.copytree(checkpoint, other)
+    (other / "manifest.json").unlink()  # which would tell that it was changed
     config = json.loads((other / "config.json").read_text())
     recipe = config["clips"]
 
