@@ -17,7 +17,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # What a folder may import from the rest of the package.
 ALLOWED = {"models": set(), "data": set(), "engine": {"models", "data"}, "analysis": {"models", "data", "engine"}}
 # Inside models: each may import those in front of it.
-MODEL_ORDER = ["tokens", "pattern", "layers", "embed", "weights", "video_transformer"]
+MODEL_ORDER = [
+    "tokens",
+    "pattern",
+    "layers",
+    "embed",
+    "space_time",
+    "weights",
+    "video_transformer",
+    "registry",
+    "timesformer",
+]
 HEAVY = [
     "av",
     "decord",

@@ -68,7 +68,7 @@ def test_tables_of_letters_schemes_and_models_are_complete() -> None:
         assert f"`{name}`" in README
         assert f"`{pattern}`".replace("|", "\\|") in README
         parse_pattern(pattern)
-    for name in timm.list_models(module="video_transformer"):
+    for name in timm.list_models(module="timesformer"):
         with torch.device("meta"):
             count = sum(p.numel() for p in timm.create_model(name).parameters()) / 1e6
         assert re.search(rf"`{name}` \| [0-9]+ x [0-9]+ \| {count:.1f}M", README), f"{name}: {count:.1f}M"

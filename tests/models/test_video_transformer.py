@@ -15,7 +15,7 @@ from torch import Tensor
 import timesformer_plus
 from timesformer_plus import Grid, VideoTransformer
 
-NAMES = timm.list_models(module="video_transformer")
+NAMES = timm.list_models(module="timesformer")
 PATTERNS = ["s", "j", "ts", "st", "t+s", "lg", "twh", "cs", "t&s", "s*2 | j*2"]
 SMALL = {
     "depth": 4,

@@ -1,5 +1,6 @@
 """Attention layers, interleavings and the models built from them; imports torch, timm and einops only."""
 
+from . import timesformer  # noqa: F401  registers the models with timm
 from .layers import AxisAttention, SpaceTimeBlock
 from .pattern import SCHEMES, format_pattern, parse_pattern
 from .tokens import LETTERS, Grid

@@ -1,0 +1,336 @@
+"""What a video model adds to timm's transformers: tubelets, position in space and time, the block loop, the sizes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.models import checkpoint
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from .embed import TubeletEmbed, resize_space_embed, resize_time_embed
+from .pattern import BlockPlan, format_block
+from .tokens import Grid, check_grid
+
+if TYPE_CHECKING:  # the class behind the mixin: any of timm's transformers that has these names
+    from timm.models.vision_transformer import VisionTransformer as Transformer
+else:
+    Transformer = object
+
+__all__ = ["SpaceTime"]
+
+
+class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to mypy
+    """Clips through timm's transformer: mixed in front of ``VisionTransformer`` (or another of timm's with its names).
+
+    The class behind it has timm's parts: prefix tokens, ``norm_pre``, ``blocks``, ``norm``, pooling and head. The one
+    that mixes this in sets ``pattern`` (canonical text), ``plan`` (one ``BlockPlan`` a block), ``time_embed`` and
+    ``_model_args``, and gives the model a ``TubeletEmbed`` and blocks that are called ``block(x, grid)``.
+    """
+
+    patch_embed: TubeletEmbed
+    blocks: Any
+    plan: tuple[BlockPlan, ...]
+    pattern: str
+    time_embed: nn.Parameter | None
+    time_embed_std: float
+    pos_embed_std: float | None
+    pos_embed: nn.Parameter | None
+    cls_token: nn.Parameter | None
+    reg_token: nn.Parameter | None
+    num_prefix_tokens: int
+    no_embed_class: bool
+    grad_checkpointing: bool
+    in_chans: int
+    num_classes: int
+    global_pool: str
+    norm_pre: nn.Module
+    pos_drop: nn.Module
+    norm: nn.Module
+    fc_norm: nn.Module
+    _model_args: dict[str, Any]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a clip."""
+        return int(self.patch_embed.num_frames)
+
+    @property
+    def tubelet_size(self) -> int:
+        """Frames of a token."""
+        return int(self.patch_embed.tubelet_size)
+
+    @property
+    def grid(self) -> Grid:
+        """Token counts of a clip as it leaves the embedding."""
+        grid: Grid = self.patch_embed.grid
+        return grid
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """Arguments that build this model again, as it is now; what ``save_for_hf(model_args=...)`` wants."""
+        return {
+            **self._model_args,
+            "num_frames": self.num_frames,
+            "img_size": tuple(self.patch_embed.img_size),
+            "patch_size": tuple(self.patch_embed.patch_size),
+            "in_chans": self.in_chans,
+            "num_classes": self.num_classes,
+            "global_pool": self.global_pool,
+            "fc_norm": not isinstance(self.fc_norm, nn.Identity),
+        }
+
+    def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
+        """Initialise as timm does; positions as ``time_embed_std`` and ``pos_embed_std`` say.
+
+        Args:
+            mode: timm's initialisation: ``""``, ``"jax"``, ``"jax_nlhb"``, ``"moco"`` or ``"reset"``.
+            needs_reset: Whether modules still have to reset their parameters (after ``to_empty``).
+        """
+        super().init_weights(mode, needs_reset=needs_reset)
+        if hasattr(self, "pos_embed_std"):  # timm's constructor calls this before there is one
+            self._init_positions()
+
+    def _init_positions(self) -> None:
+        if self.pos_embed is not None and self.pos_embed_std is not None:
+            nn.init.normal_(self.pos_embed, std=self.pos_embed_std)
+        if self.time_embed is not None:
+            nn.init.normal_(self.time_embed, std=self.time_embed_std)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay leaves alone."""
+        return {*super().no_weight_decay(), "time_embed"}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Regular expressions that sort parameters into stem, blocks and head, for layer-wise learning rates.
+
+        Args:
+            coarse: Unused; one group a block either way, as in timm's VisionTransformer.
+
+        Returns:
+            timm's matcher with the time embedding in the stem.
+        """
+        matcher: dict[str, Any] = super().group_matcher(coarse)
+        return {**matcher, "stem": matcher["stem"] + "|time_embed"}
+
+    def set_input_size(
+        self,
+        img_size: int | tuple[int, int] | None = None,
+        patch_size: int | tuple[int, int] | None = None,
+        num_frames: int | None = None,
+    ) -> None:
+        """Change the size of a clip; position embeddings are resampled, space and time apart.
+
+        Args:
+            img_size: Height and width in pixels; unchanged if ``None``.
+            patch_size: Height and width of a patch in pixels; unchanged if ``None``.
+            num_frames: Frames of a clip; unchanged if ``None``.
+
+        Raises:
+            ValueError: Sizes that do not divide, or a grid that a letter of the pattern cannot cut.
+        """
+        size = (img_size, img_size) if isinstance(img_size, int) else img_size or self.patch_embed.img_size
+        patch = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size or self.patch_embed.patch_size
+        frames = self.num_frames if num_frames is None else num_frames
+        self._check_plan(Grid(frames // self.tubelet_size, size[0] // patch[0], size[1] // patch[1]))
+        self.patch_embed.set_num_frames(frames)
+        if img_size is not None or patch_size is not None:
+            super().set_input_size(img_size=tuple(size), patch_size=patch_size)
+        if self.time_embed is not None and self.time_embed.shape[1] != self.grid.t:
+            self.time_embed = nn.Parameter(
+                resize_time_embed(self.time_embed.detach(), self.grid.t), requires_grad=self.time_embed.requires_grad
+            )
+        sizes = {"num_frames": frames, "img_size": tuple(size), "patch_size": tuple(patch)}
+        self._model_args = {**self._model_args, **sizes}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify clips.
+
+        Args:
+            x: (B, in_chans, T, H, W); with ``input_format="NTCHW"`` (B, T, in_chans, H, W).
+
+        Returns:
+            Logits (B, num_classes); pooled features (B, C) without classes.
+
+        Raises:
+            ValueError: A clip of another shape than the model takes.
+        """
+        logits: Tensor = self.forward_head(self.forward_features(x))
+        return logits
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Run embedding, blocks and final norm.
+
+        Args:
+            x: Clips as in ``forward``.
+
+        Returns:
+            (B, P + T*H*W, C) on the grid that the pattern ends with; after a ``|`` that is (T, 1, 1).
+
+        Raises:
+            ValueError: A clip of another shape than the model takes.
+        """
+        features: Tensor = self.norm(self._run_blocks(*self._embed(x))[0])
+        return features
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCTHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+    ) -> Any:
+        """Run the model and keep what leaves the chosen blocks.
+
+        Args:
+            x: Clips as in ``forward``.
+            indices: The last n blocks for a number, these blocks for a list, all for ``None``.
+            return_prefix_tokens: Return (patch tokens, prefix tokens (B, P, C)) instead of patch tokens alone.
+            norm: Apply the final norm to them.
+            stop_early: Skip blocks behind the last chosen one.
+            output_fmt: ``"NCTHW"`` for (B, C, T, H, W), ``"NLC"`` for (B, T*H*W, C). timm's feature extractor knows no
+                name for five axes and asks for ``"NCHW"``: it gets NCTHW.
+            intermediates_only: Leave out the final features.
+            output_dict: Return a dictionary with timm's keys ``image_intermediates``,
+                ``image_intermediates_prefix`` and ``image_features``.
+
+        Returns:
+            (features (B, P + T*H*W, C), intermediates), or the intermediates alone, or the dictionary.
+
+        Raises:
+            ValueError: An unknown format, or a clip of another shape than the model takes.
+        """
+        output_fmt = getattr(output_fmt, "value", output_fmt)
+        if output_fmt not in ("NCTHW", "NCHW", "NLC"):
+            raise ValueError(f"{output_fmt=} must be 'NCTHW' or 'NLC'")
+        take, last = feature_take_indices(len(self.blocks), indices)
+        x, grid = self._embed(x)
+        x, taken = self._run_blocks(x, grid, take, last + 1 if stop_early else None)
+        P = self.num_prefix_tokens
+        normed = [(self.norm(y) if norm else y, at) for y, at in taken]
+        prefixes = [y[:, :P] for y, _ in normed]
+        patches = [y[:, P:] for y, _ in normed]
+        if output_fmt != "NLC":
+            patches = [y.transpose(1, 2).unflatten(2, tuple(at)) for y, (_, at) in zip(patches, normed, strict=True)]
+        with_prefix = return_prefix_tokens and P > 0
+        if output_dict:
+            result: dict[str, Any] = {"image_intermediates": patches}
+            if with_prefix:
+                result["image_intermediates_prefix"] = prefixes
+            if not intermediates_only:
+                result["image_features"] = self.norm(x)
+            return result
+        intermediates = list(zip(patches, prefixes, strict=True)) if with_prefix else patches
+        return intermediates if intermediates_only else (self.norm(x), intermediates)
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: int | list[int] | tuple[int, ...] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> Any:
+        """Return what leaves the chosen blocks, in DINO's words.
+
+        Args:
+            x: Clips as in ``forward``.
+            n: The last n blocks, or these blocks.
+            reshape: (B, C, T, H, W) instead of (B, T*H*W, C).
+            return_prefix_tokens: Return (patch tokens, prefix tokens) pairs.
+            norm: Apply the final norm.
+
+        Returns:
+            A list, one entry a block.
+        """
+        return self.forward_intermediates(
+            x,
+            n if isinstance(n, int) else list(n),
+            return_prefix_tokens=return_prefix_tokens,
+            norm=norm,
+            output_fmt="NCTHW" if reshape else "NLC",
+            intermediates_only=True,
+        )
+
+    def extra_repr(self) -> str:
+        blocks = " ".join(
+            ("| " if p.starts_stage else "") + format_block(p.steps) for p in self.plan[: len(self.blocks)]
+        )
+        return f"pattern={self.pattern!r}, grid={tuple(self.grid)}, blocks: {blocks}"
+
+    def _check_plan(self, grid: Grid) -> None:
+        """Refuse a grid that some block cannot cut, before anything runs."""
+        for block in self.plan:
+            grid = Grid(grid.t, 1, 1) if block.starts_stage else grid
+            for step in block.steps:
+                for letter in step.letters:
+                    check_grid(grid, letter)
+
+    def _embed(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Clips to tokens in the layout of the first block."""
+        x, grid = self.patch_embed(x)
+        return self.norm_pre(self._pos_embed(x, grid)), grid
+
+    def _pos_embed(self, x: Tensor, grid: Grid) -> Tensor:
+        """Add position to patch tokens (B, T*H*W, C); put prefix tokens in front, T sets if they are per frame."""
+        B, P = x.shape[0], self.num_prefix_tokens
+        prefix: list[Tensor] = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        x = x.unflatten(1, (grid.t, -1))
+        if self.pos_embed is not None:
+            n = 0 if self.no_embed_class else P
+            pos: Tensor = self.pos_embed
+            if (grid.h, grid.w) != tuple(self.patch_embed.grid_size):
+                pos = resize_space_embed(pos, self.patch_embed.grid_size, (grid.h, grid.w), n)
+            x = x + pos[:, None, n:]
+            if n:
+                prefix = [torch.cat(prefix, dim=1) + pos[:, :n]]
+        if self.time_embed is not None:
+            x = x + resize_time_embed(self.time_embed, grid.t)[:, :, None]
+        x = x.flatten(1, 2)
+        if prefix:
+            sets = grid.t if self.plan[0].per_frame_prefix else 1
+            x = torch.cat([torch.cat(prefix, dim=1).repeat(1, sets, 1).expand(B, -1, -1), x], dim=1)
+        dropped: Tensor = self.pos_drop(x)
+        return dropped
+
+    def _run_blocks(
+        self, x: Tensor, grid: Grid, take: list[int] | None = None, stop: int | None = None
+    ) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
+        """Run the blocks; return the last tokens and, behind each block in ``take``, tokens and grid."""
+        taken = []
+        before = self.plan[0]
+        for i, (block, plan) in enumerate(zip(self.blocks[:stop], self.plan, strict=False)):
+            if plan.starts_stage:
+                x, grid = self._reduce_frames(x, grid, before, plan)
+            x = checkpoint(block, x, grid) if self.grad_checkpointing else block(x, grid)
+            before = plan
+            if take is not None and i in take:
+                taken.append((self._share_prefix(x, grid, plan), grid))
+        return self._share_prefix(x, grid, before), taken
+
+    def _share_prefix(self, x: Tensor, grid: Grid, plan: BlockPlan) -> Tensor:
+        """Average prefix tokens that belong to frames over the frames."""
+        if not plan.per_frame_prefix or not self.num_prefix_tokens:
+            return x
+        cut = grid.t * self.num_prefix_tokens
+        prefix = x[:, :cut].unflatten(1, (grid.t, -1)).mean(dim=1)
+        return torch.cat([prefix, x[:, cut:]], dim=1)
+
+    def _reduce_frames(self, x: Tensor, grid: Grid, before: BlockPlan, after: BlockPlan) -> tuple[Tensor, Grid]:
+        """Make every frame one token: its own class token if that has seen the frame, else its patch tokens' mean."""
+        cut = x.shape[1] - grid.num_tokens
+        if before.class_token_holds_frame and self.cls_token is not None:
+            frames = x[:, :cut].unflatten(1, (grid.t, -1))[:, :, 0]
+        else:
+            frames = x[:, cut:].unflatten(1, (grid.t, -1)).mean(dim=2)
+        if before.per_frame_prefix and not after.per_frame_prefix:
+            x = self._share_prefix(x, grid, before)
+        prefix = x[:, : x.shape[1] - grid.num_tokens]
+        return torch.cat([prefix, frames], dim=1), Grid(grid.t, 1, 1)
