@@ -1,9 +1,9 @@
 """TimeSformer the other way: a model of ours as ``transformers``' TimesformerForVideoClassification.
 
-Theirs holds the plain model in its three published forms: divided (pattern ``ts``), joint (``j``) and space-only (``s``).
-The first two answer with the same logits. The third is the same network up to its last step: theirs norms and classifies
-the class token of every frame and returns (B*T, classes), ours averages the class tokens over the frames first, as the
-published code does, and returns (B, classes).
+Theirs holds the plain model in its three published forms: divided (pattern ``ts``), joint (``j``) and space-only
+(``s``). The first two answer with the same logits. The third is the same network up to its last step: theirs norms and
+classifies the class token of every frame and returns (B*T, classes), ours averages the class tokens over the frames
+first, as the published code does, and returns (B, classes).
 """
 
 from __future__ import annotations
@@ -181,12 +181,14 @@ def _unknown_differences(model: VideoTransformer) -> list[str]:
         ("module", _kinds(plain), _kinds(model)),
         ("scale", _scales(plain), _scales(model)),
     ):
-        for name in sorted(theirs.keys() | ours.keys()):
-            if theirs.get(name) != ours.get(name):
-                found.append(f"{what} {name} is {ours.get(name)} and would have to be {theirs.get(name)}")
-    for name in ("pos_embed", "rope", "rope_type"):
-        if isinstance(value := model._model_args.get(name), str) and value not in ("", "none", "learn"):
-            found.append(f"{name}={value!r}")
+        found += [
+            f"{what} {name} is {ours.get(name)} and would have to be {theirs.get(name)}"
+            for name in sorted(theirs.keys() | ours.keys())
+            if theirs.get(name) != ours.get(name)
+        ]
+    arguments = {name: model._model_args.get(name) for name in ("pos_embed", "rope_type")}
+    usual = (None, "", "none", "learn")
+    found += [f"{name}={value!r}" for name, value in arguments.items() if value not in usual]
     return found[:8]
 
 
