@@ -175,6 +175,21 @@ def test_normalize_rounds_once(dtype):
     assert torch.equal(video, before)
 
 
+def test_normalize_gives_a_model_of_blue_green_red_its_order_and_the_colours_their_numbers():
+    video = noise(4, 10, 12).permute(3, 0, 1, 2).contiguous()
+    mean, std = (0.1, 0.4, 0.7), (0.2, 0.3, 0.5)
+    before = video.clone()
+    expected = torch.stack([(video[channel] / 255 - mean[channel]) / std[channel] for channel in (2, 1, 0)])
+    assert_close(Normalize(mean, std, "bgr")(video), expected)
+    assert torch.equal(Normalize(mean, std, "bgr")(video), Normalize(mean, std)(video).flip(0))
+    batch = torch.stack([video, video.flip(-1)])
+    assert torch.equal(Normalize(mean, std, "bgr")(batch), Normalize(mean, std, "rgb")(batch).flip(1))
+    assert torch.equal(video, before)
+    for order, numbers in (("gbr", 3), ("bgr", 4), ("RGB", 3)):
+        with pytest.raises(ValueError, match="give rgb, or bgr for three channels"):
+            Normalize((0.5,) * numbers, (0.5,) * numbers, order)
+
+
 @pytest.mark.gpu
 def test_normalize_runs_where_the_clip_is():
     video = noise(2, 6, 6).permute(3, 0, 1, 2)

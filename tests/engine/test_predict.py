@@ -178,7 +178,7 @@ def test_checkpoint_from_before_an_option_takes_its_default(checkpoint, tmp_path
     older = tmp_path / "older"
     shutil.copytree(checkpoint, older)
     config = json.loads((older / "config.json").read_text())
-    for key in ("decode_size", "average", "protocol_name"):
+    for key in ("decode_size", "average", "protocol_name", "channel_order"):
         del config["clips"][key]
     (older / "config.json").write_text(json.dumps(config))
     (older / "manifest.json").unlink()  # nor had they one

@@ -47,6 +47,15 @@ def test_a_protocol_of_before_precision_was_fp32():
     assert "computed" not in str(RECIPE.protocol)
 
 
+def test_a_protocol_of_before_channel_orders_was_rgb():
+    stored = RECIPE.protocol.as_dict()
+    del stored["channel_order"]
+    assert Protocol.from_dict(stored) == RECIPE.protocol
+    reversed_ = dataclasses.replace(RECIPE, channel_order="bgr").protocol
+    assert str(reversed_).endswith("; channels in the order bgr")
+    assert "channels" not in str(RECIPE.protocol)
+
+
 def test_a_protocol_says_all_that_a_score_depends_on():
     # whatever a recipe decides about the clips is in it, but that several labels are scored otherwise
     own = {field.name for field in dataclasses.fields(ClipRecipe)} - {"multi_label", "protocol_name"}

@@ -10,7 +10,7 @@ generator, as everywhere in torchvision.transforms.v2; ``VideoDataset`` seeds it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from torchvision.transforms.v2 import functional
 
 from timesformer_plus.data.augment import ClipErasing, ErasingMode, MultiScaleCrop, color_jitter_of, rand_augment_of
 from timesformer_plus.data.clips import spread
+
+ChannelOrder = Literal["rgb", "bgr"]
 
 
 class Transformed(NamedTuple):
@@ -54,29 +56,38 @@ class ClipTransform(Protocol):
 class Normalize:
     """Turn uint8 clips into a model's floats, on whichever device they are: scaled to 0..1, then by ``mean``, ``std``.
 
+    Decoders, transforms and augmentations know red, green, blue only. A model that was trained on blue, green, red
+    gets its order here and nowhere else; ``mean`` and ``std`` belong to the colours, so they are reversed with them.
+
     Args:
-        mean: Per channel, subtracted after scaling to 0..1.
-        std: Per channel, divided by.
+        mean: Per channel, subtracted after scaling to 0..1; of red, green, blue, whatever the model's order.
+        std: Per channel, divided by; in the same order as ``mean``.
+        channel_order: The model's order; ``"bgr"`` reverses the three channels of a clip.
 
     Raises:
-        ValueError: As many means as standard deviations are needed, and standard deviations above 0.
+        ValueError: As many means as standard deviations are needed, standard deviations above 0, and for ``"bgr"``
+            three of each; or an order that there is not.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], channel_order: ChannelOrder = "rgb") -> None:
         if len(mean) != len(std) or not len(mean) or min(std) <= 0:
             raise ValueError(f"mean={mean}, std={std}: give one of each for every channel, std above 0")
-        self.mean = [float(value) for value in mean]
-        self.std = [float(value) for value in std]
+        if channel_order not in get_args(ChannelOrder) or (channel_order == "bgr" and len(mean) != 3):
+            raise ValueError(f"{channel_order=} with {len(mean)} channels: give rgb, or bgr for three channels")
+        step = -1 if channel_order == "bgr" else 1
+        self.mean = [float(value) for value in mean][::step]
+        self.std = [float(value) for value in std][::step]
+        self.channel_order = channel_order
 
     def __call__(self, video: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Normalise a clip or a batch of clips.
 
         Args:
-            video: uint8, (..., C, T, H, W).
+            video: uint8, (..., C, T, H, W); three channels are red, green, blue.
             dtype: Of the result. In half precisions all but the last rounding is done in float32.
 
         Returns:
-            The same shape and device.
+            The same shape and device, channels in the model's order.
 
         Raises:
             ValueError: Not uint8, another number of channels, or a result that is no float.
@@ -88,6 +99,8 @@ class Normalize:
             )
         if not dtype.is_floating_point:
             raise ValueError(f"dtype={dtype}: normalised clips are floats")
+        if self.channel_order == "bgr":
+            video = video.flip(-4)
         working = torch.float64 if dtype == torch.float64 else torch.float32
         # torchvision's order is (..., T, C, H, W); as a view, so that the result has the order it came in
         floats = functional.to_dtype(video.movedim(-4, -3), working, scale=True)

@@ -15,7 +15,7 @@ from timesformer_plus.data.clips import ShortPolicy
 from timesformer_plus.data.dataset import VideoDataset
 from timesformer_plus.data.manifests import Manifest
 from timesformer_plus.data.mixing import ClipMixer
-from timesformer_plus.data.transforms import EvalTransform, Normalize, TrainTransform
+from timesformer_plus.data.transforms import ChannelOrder, EvalTransform, Normalize, TrainTransform
 from timesformer_plus.engine.config import EvaluationConfig
 from timesformer_plus.engine.data_config import AugmentConfig, DataConfig, require
 from timesformer_plus.engine.protocols import PROTOCOLS, Average, Precision, Protocol, find_protocol, view_text
@@ -30,8 +30,8 @@ class ClipRecipe:
         stride: Distance between them, in frames of the video.
         sampling: ``"stride"``, ``"seconds"`` or ``"segments"``, see ``DataConfig``.
         img_size: Height and width of a clip, in pixels.
-        mean: Subtracted from the channels, for values in 0..1.
-        std: Divides the channels.
+        mean: Subtracted from red, green and blue (in this order for every ``channel_order``), for values in 0..1.
+        std: Divides red, green and blue.
         multi_label: Whether classes are scored one by one (sigmoid) instead of against each other (softmax).
         num_clips: Clips a video at test time.
         num_crops: Crops a clip at test time.
@@ -43,6 +43,8 @@ class ClipRecipe:
         average: What the views of a video are averaged in at test time.
         protocol_name: Published protocol that the views were chosen by; ``None`` for none.
         precision: What the model computes in when it is scored, as it did in training.
+        channel_order: The order in which the model takes red, green and blue; see ``Normalize``. Recipes that were
+            stored before there was a choice are ``"rgb"``.
     """
 
     num_frames: int
@@ -61,6 +63,7 @@ class ClipRecipe:
     average: Average = "probabilities"
     protocol_name: str | None = None
     precision: Precision = "fp32"
+    channel_order: ChannelOrder = "rgb"
 
     @property
     def protocol(self) -> Protocol:
@@ -217,7 +220,7 @@ def build_test_dataset(manifest: Manifest, recipe: ClipRecipe, data: DataConfig)
 
 def build_normalize(recipe: ClipRecipe) -> Normalize:
     """What turns the pixels of a batch into the model's input, on the model's device."""
-    return Normalize(recipe.mean, recipe.std)
+    return Normalize(recipe.mean, recipe.std, recipe.channel_order)
 
 
 def shard_numbers(manifest: Manifest, data: DataConfig) -> list[int] | None:

@@ -22,11 +22,11 @@ from timesformer_plus.data.dataset import Clip
 from timesformer_plus.data.decoders import DecodeError
 from timesformer_plus.data.manifests import Manifest, without
 from timesformer_plus.data.sheets import Picture, SheetRow, draw_sheet
+from timesformer_plus.data.transforms import Normalize
 from timesformer_plus.engine.build import build_model
 from timesformer_plus.engine.build_data import (
     ClipRecipe,
     build_mixer,
-    build_normalize,
     build_recipe,
     build_test_dataset,
     build_train_dataset,
@@ -130,7 +130,9 @@ def _mixed(clips: Sequence[Clip], recipe: ClipRecipe, config: TrainConfig, manif
     mixer = build_mixer(config.augment, num_classes=len(manifest.classes))
     if mixer is None:
         return None
-    videos = build_normalize(recipe)(torch.stack([clip.video for clip in clips]))
+    # pictures are for people: the model's order of the channels stays out of them
+    normalize = Normalize(recipe.mean, recipe.std)
+    videos = normalize(torch.stack([clip.video for clip in clips]))
     videos, targets = mixer(videos, torch.stack([clip.target for clip in clips]), seed=config.seed)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (recipe.mean, recipe.std))
     pixels = ((videos * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1)

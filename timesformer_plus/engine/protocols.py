@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from timesformer_plus.data.clip_reader import Sampling
 from timesformer_plus.data.clips import ShortPolicy
+from timesformer_plus.data.transforms import ChannelOrder
 
 Average = Literal["probabilities", "logits"]
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
@@ -70,9 +71,10 @@ class Protocol:
         short_side: Shorter side that frames are resized to before they are cropped, in pixels; ``None`` for the
             smallest that covers the crop.
         decode_size: Shorter side that frames are reduced to when they are decoded, in pixels; ``None`` for none.
-        mean: Subtracted from the channels, for values in 0..1.
-        std: Divides the channels.
+        mean: Subtracted from red, green and blue, for values in 0..1.
+        std: Divides red, green and blue.
         precision: What the model computes in; ``"bf16"`` and ``"fp16"`` are autocast.
+        channel_order: The model's order of the channels, ``"rgb"`` or ``"bgr"``.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Protocol:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     precision: Precision = "fp32"
+    channel_order: ChannelOrder = "rgb"
 
     @property
     def num_views(self) -> int:
@@ -128,7 +131,8 @@ class Protocol:
         named = "" if self.name == views else f"{self.name}: "
         cut = f"{self.num_clips} clips x {self.num_crops} crops of {frames}, {height}x{width}"
         computed = "" if self.precision == "fp32" else f"; computed in {self.precision}"
-        return f"{named}{cut}; {self.average} averaged{computed}"
+        channels = "" if self.channel_order == "rgb" else f"; channels in the order {self.channel_order}"
+        return f"{named}{cut}; {self.average} averaged{computed}{channels}"
 
 
 def view_text(num_clips: int, num_crops: int, average: Average) -> str:
