@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import logging
+from typing import Any, Literal, get_args
 
 import torch
+from timm.layers import LayerNorm, get_act_layer, get_norm_layer
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
+from .attentive_pool import AttentivePool
 from .embed import TubeletEmbed
 from .layers import SpaceTimeBlock
-from .pattern import format_pattern, parse_pattern
+from .pattern import Pattern, format_pattern, parse_pattern
+from .positions import PosEmbed, WavePositions, resize_joint_embed
+from .rotary_3d import RopeType, rotary_3d
 from .space_time import SpaceTime
-from .tokens import LETTERS
+from .tokens import LETTERS, Grid
 
 __all__ = ["VideoTransformer"]
+
+_logger = logging.getLogger(__name__)
 
 
 class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # timm's classes are Any to mypy
@@ -33,11 +40,27 @@ class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # t
         pos_embed_std: Standard deviation of the first space position embedding; timm's initialisation if ``None``.
             Small models trained from scratch learn motion in far fewer updates when both are about as large as the
             patch tokens or larger (1 to 2): places and moments then differ from the first step.
+        pos_embed: ``"learn"``, ``"joint"``, ``"sincos"`` or ``"none"``, see ``PosEmbed``. A table over T*H*W takes the
+            place of the time embedding, and is refused with a pattern of ``s``, ``h`` and ``w`` alone, whose frames do
+            not know when they are.
+        rope_type: Rotary positions in 3 axes, ``"vjepa2"`` or ``"vjepa2.1"`` (see ``RopeType``), in every attention;
+            they too take the place of the time embedding. Prefix tokens are not rotated.
+        k_bias: Whether keys have a bias. Without it the attentions have ``q_bias`` and ``v_bias`` (BEiT, VideoMAE).
+        attn_pool_type: What ``global_pool="map"`` pools by: timm's ``AttentionPoolLatent`` or V-JEPA 2's
+            ``AttentivePool``.
+        attn_pool_depth: Blocks of self-attention in ``AttentivePool``.
+        norm_eps: Epsilon of every norm; that of ``norm_layer`` if ``None``.
+        fc_norm_eps: Epsilon of ``fc_norm`` alone; ``norm_eps`` if ``None``.
         **kwargs: Every option of timm's ``VisionTransformer`` except ``embed_layer`` and ``block_fn``.
 
     Raises:
-        ValueError: A pattern that does not fit depth, grid, heads or pooling, or sizes that do not divide.
+        ValueError: A pattern that does not fit depth, grid, heads, positions or pooling, or sizes that do not divide.
     """
+
+    # of models that were not built by this constructor
+    pos_embed_type: PosEmbed = "learn"
+    rope_type: RopeType | None = None
+    wave_embed: WavePositions
 
     def __init__(
         self,
@@ -48,6 +71,13 @@ class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # t
         dynamic_num_frames: bool = False,
         time_embed_std: float = 0.0,
         pos_embed_std: float | None = None,
+        pos_embed: PosEmbed = "learn",
+        rope_type: RopeType | None = None,
+        k_bias: bool = True,
+        attn_pool_type: Literal["latent", "attentive"] = "latent",
+        attn_pool_depth: int = 3,
+        norm_eps: float | None = None,
+        fc_norm_eps: float | None = None,
         **kwargs: Any,
     ) -> None:
         for name in ("embed_layer", "block_fn"):
@@ -60,6 +90,9 @@ class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # t
             )
         parsed = parse_pattern(pattern)
         plan = parsed.plan(kwargs.get("depth", 12))
+        _check_pos_embed(pos_embed, parsed)
+        if attn_pool_type not in ("latent", "attentive"):
+            raise ValueError(f"{attn_pool_type=} must be 'latent' or 'attentive'")
         embed_options: dict[str, Any] = {
             "num_frames": num_frames,
             "tubelet_size": tubelet_size,
@@ -74,14 +107,114 @@ class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # t
             return TubeletEmbed(**embed_options, **options)
 
         def block_fn(*, depth: int, **options: Any) -> SpaceTimeBlock:
-            return SpaceTimeBlock(
-                steps=plan[depth].steps, per_frame_prefix=plan[depth].per_frame_prefix, depth=depth, **options
-            )
+            steps, per_frame = plan[depth].steps, plan[depth].per_frame_prefix
+            options |= {} if k_bias else {"k_bias": False}
+            return SpaceTimeBlock(steps=steps, per_frame_prefix=per_frame, depth=depth, **options)
 
-        super().__init__(embed_layer=embed_layer, block_fn=block_fn, **kwargs)
+        table = "learn" if pos_embed == "learn" else "none"  # timm makes tables over space
+        super().__init__(embed_layer=embed_layer, block_fn=block_fn, pos_embed=table, **kwargs)
         self.pattern = format_pattern(parsed)
         self.plan = plan
         self._check_plan(self.grid)
+        self._check_pooling(parsed)
+        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        self.pos_embed_type, self.rope_type = pos_embed, rope_type
+        if pos_embed == "joint":
+            entries = (0 if self.no_embed_class else self.num_prefix_tokens) + self.grid.num_tokens
+            self.pos_embed = nn.Parameter(torch.empty(1, entries, self.embed_dim, **dd))
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)  # as timm does
+        elif pos_embed == "sincos":
+            self.wave_embed = WavePositions(self.grid, self.embed_dim, **dd)
+        has_time_embed = parsed.uses_time and pos_embed not in ("joint", "sincos") and rope_type is None
+        self.time_embed = nn.Parameter(torch.zeros(1, self.grid.t, self.embed_dim, **dd)) if has_time_embed else None
+        self.time_embed_std, self.pos_embed_std = time_embed_std, pos_embed_std
+        self._init_positions()
+        if rope_type is not None:
+            rotary_3d(Grid(1, 1, 1), self.embed_dim // self.blocks[0].attn.num_heads, rope_type)  # refuses what it must
+        if self.global_pool == "map" and attn_pool_type == "attentive":
+            self.attn_pool = AttentivePool(
+                self.embed_dim,
+                self.blocks[0].attn.num_heads,
+                depth=attn_pool_depth,
+                norm_layer=get_norm_layer(kwargs.get("norm_layer")) or LayerNorm,
+                act_layer=get_act_layer(kwargs.get("act_layer")) or nn.GELU,
+                device=kwargs.get("device"),
+                dtype=kwargs.get("dtype"),
+            )
+        self._set_norm_eps(norm_eps, fc_norm_eps)
+        # older timm records no arguments at construction; `local-dir:` models are rebuilt from these
+        own = {
+            "time_embed_std": time_embed_std,
+            "pos_embed_std": pos_embed_std,
+            "pos_embed": pos_embed,
+            "rope_type": rope_type,
+            "k_bias": k_bias,
+            "attn_pool_type": attn_pool_type,
+            "attn_pool_depth": attn_pool_depth,
+            "norm_eps": norm_eps,
+            "fc_norm_eps": fc_norm_eps,
+        }
+        given = {"pattern": self.pattern, **own, **embed_options, **kwargs}
+        self._model_args = {k: v for k, v in given.items() if k not in ("device", "dtype") and v is not None}
+
+    def set_input_size(
+        self,
+        img_size: int | tuple[int, int] | None = None,
+        patch_size: int | tuple[int, int] | None = None,
+        num_frames: int | None = None,
+    ) -> None:
+        """Change the size of a clip; learned positions are resampled, space and time apart, fixed ones computed anew.
+
+        Args:
+            img_size: Height and width in pixels; unchanged if ``None``.
+            patch_size: Height and width of a patch in pixels; unchanged if ``None``.
+            num_frames: Frames of a clip; unchanged if ``None``.
+
+        Raises:
+            ValueError: Sizes that do not divide, or a grid that a letter of the pattern cannot cut.
+        """
+        before, table = self.grid, self.pos_embed
+        if self.pos_embed_type == "joint":
+            self.pos_embed = None  # timm would resample T*H*W as if it were a plane
+        try:
+            super().set_input_size(img_size=img_size, patch_size=patch_size, num_frames=num_frames)
+        finally:
+            if self.pos_embed_type == "joint":
+                self.pos_embed = table
+        if self.pos_embed_type == "joint" and table is not None and self.grid != before:
+            resized = self._joint_table(table.detach(), before, self.grid)
+            self.pos_embed = nn.Parameter(resized, requires_grad=table.requires_grad)
+            _logger.info("Resampled the joint position table from %s to %s tokens", tuple(before), tuple(self.grid))
+        elif self.pos_embed_type == "sincos":
+            self.wave_embed.set_grid(self.grid)
+
+    def _joint_table(self, table: Tensor, old: Grid, new: Grid) -> Tensor:
+        return resize_joint_embed(table, old, new, 0 if self.no_embed_class else self.num_prefix_tokens)
+
+    def _pos_embed(self, x: Tensor, grid: Grid) -> Tensor:
+        if self.pos_embed_type == "sincos":
+            return super()._pos_embed(x + self.wave_embed(grid), grid)  # which finds nothing left to add
+        if self.pos_embed_type != "joint" or self.pos_embed is None:
+            return super()._pos_embed(x, grid)
+        pos = self._joint_table(self.pos_embed, self.grid, grid)
+        n = 0 if self.no_embed_class else self.num_prefix_tokens
+        x = x + pos[:, n:]
+        tokens: list[Tensor] = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        if tokens:
+            prefix = torch.cat(tokens, dim=1)
+            prefix = prefix + pos[:, :n] if n else prefix
+            sets = grid.t if self.plan[0].per_frame_prefix else 1
+            x = torch.cat([prefix.repeat(1, sets, 1).expand(x.shape[0], -1, -1), x], dim=1)
+        dropped: Tensor = self.pos_drop(x)
+        return dropped
+
+    def _rotary(self, grid: Grid, block_index: int) -> Tensor | None:
+        if self.rope_type is None:
+            return super()._rotary(grid, block_index)
+        attn, stem = self.blocks[block_index].attn, self.patch_embed
+        return rotary_3d(grid, attn.head_dim, self.rope_type, stem.patch_size[0], device=stem.proj.weight.device)
+
+    def _check_pooling(self, parsed: Pattern) -> None:
         if (
             self.global_pool in ("token", "prr")
             and self.has_class_token
@@ -91,11 +224,22 @@ class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # t
                 f"pattern {self.pattern!r} never lets the class token see a patch, and global_pool="
                 f"{self.global_pool!r} reads only that; pass global_pool='avg' or add a letter such as 's'"
             )
-        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
-        self.time_embed = nn.Parameter(torch.zeros(1, self.grid.t, self.embed_dim, **dd)) if parsed.uses_time else None
-        self.time_embed_std, self.pos_embed_std = time_embed_std, pos_embed_std
-        self._init_positions()
-        # older timm records no arguments at construction; `local-dir:` models are rebuilt from these
-        stds = {"time_embed_std": time_embed_std, "pos_embed_std": pos_embed_std}
-        given = {"pattern": self.pattern, **stds, **embed_options, **kwargs}
-        self._model_args = {k: v for k, v in given.items() if k not in ("device", "dtype") and v is not None}
+
+    def _set_norm_eps(self, norm_eps: float | None, fc_norm_eps: float | None) -> None:
+        if norm_eps is not None:
+            norms: list[Any] = [module for module in self.modules() if hasattr(module, "eps")]
+            for norm in norms:
+                norm.eps = norm_eps
+        last: Any = self.fc_norm
+        if fc_norm_eps is not None and hasattr(last, "eps"):
+            last.eps = fc_norm_eps
+
+
+def _check_pos_embed(pos_embed: str, parsed: Pattern) -> None:
+    if pos_embed not in get_args(PosEmbed):
+        raise ValueError(f"{pos_embed=} must be one of {', '.join(map(repr, get_args(PosEmbed)[:-1]))}")
+    if pos_embed in ("joint", "sincos") and not parsed.uses_time:
+        raise ValueError(
+            f"{pos_embed=} tells frames apart by their moment, and pattern {format_pattern(parsed)!r} runs an image "
+            "model on every frame, which must not know it; pass pos_embed='learn', or add a letter that uses time"
+        )
