@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,8 +12,8 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .embed import TubeletEmbed, resize_space_embed, resize_time_embed
-from .pattern import BlockPlan, format_block
-from .tokens import Grid, check_grid
+from .pattern import BlockPlan, Pattern, format_block, format_pattern
+from .tokens import LETTERS, Grid, check_grid
 
 if TYPE_CHECKING:  # the class behind the mixin: any of timm's transformers that has these names
     from timm.models.vision_transformer import VisionTransformer as Transformer
@@ -25,8 +27,8 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
     """Clips through timm's transformer: mixed in front of ``VisionTransformer`` (or another of timm's with its names).
 
     The class behind it has timm's parts: prefix tokens, ``norm_pre``, ``blocks``, ``norm``, pooling and head. The one
-    that mixes this in sets ``pattern`` (canonical text), ``plan`` (one ``BlockPlan`` a block), ``time_embed`` and
-    ``_model_args``, and gives the model a ``TubeletEmbed`` and blocks that are called ``block(x, grid)``.
+    that mixes this in gives the model a ``TubeletEmbed`` and blocks for ``block(x, grid, rope, time_rope)``, calls
+    ``_set_pattern`` and sets ``_model_args``.
     """
 
     patch_embed: TubeletEmbed
@@ -44,6 +46,7 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
     grad_checkpointing: bool
     in_chans: int
     num_classes: int
+    embed_dim: int
     global_pool: str
     norm_pre: nn.Module
     pos_drop: nn.Module
@@ -91,6 +94,43 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
         super().init_weights(mode, needs_reset=needs_reset)
         if hasattr(self, "pos_embed_std"):  # timm's constructor calls this before there is one
             self._init_positions()
+
+    def _set_pattern(
+        self,
+        pattern: Pattern,
+        time_embed_std: float = 0.0,
+        pos_embed_std: float | None = None,
+        time_embed: bool = True,
+    ) -> None:
+        """Write down the interleaving and add the time embedding; the last step of every constructor.
+
+        Args:
+            pattern: The parsed pattern.
+            time_embed_std: Standard deviation of the first time embedding.
+            pos_embed_std: That of the first space position embedding; as it is if ``None``.
+            time_embed: Whether a pattern that uses time gets a time embedding.
+
+        Raises:
+            ValueError: A grid that a letter cannot cut, or a class token that is read and never sees a patch.
+        """
+        self.pattern = format_pattern(pattern)
+        self.plan = pattern.plan(len(self.blocks))
+        self._check_plan(self.grid)
+        if (
+            self.global_pool in ("token", "prr")
+            and self.cls_token is not None
+            and not any(LETTERS[letter].prefix for letter in pattern.letters)
+        ):
+            raise ValueError(
+                f"pattern {self.pattern!r} never lets the class token see a patch, and global_pool="
+                f"{self.global_pool!r} reads only that; pass global_pool='avg' or add a letter such as 's'"
+            )
+        like = self.patch_embed.proj.weight
+        shape = (1, self.grid.t, self.embed_dim)
+        has_one = time_embed and pattern.uses_time
+        self.time_embed = nn.Parameter(torch.zeros(shape, device=like.device, dtype=like.dtype)) if has_one else None
+        self.time_embed_std, self.pos_embed_std = time_embed_std, pos_embed_std
+        self._init_positions()
 
     def _init_positions(self) -> None:
         if self.pos_embed is not None and self.pos_embed_std is not None:
@@ -306,14 +346,37 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
         """Run the blocks; return the last tokens and, behind each block in ``take``, tokens and grid."""
         taken = []
         before = self.plan[0]
+        turns, time_rope = self._rotaries(grid, reduced=False), self._time_rotary(grid)
         for i, (block, plan) in enumerate(zip(self.blocks[:stop], self.plan, strict=False)):
             if plan.starts_stage:
                 x, grid = self._reduce_frames(x, grid, before, plan)
-            x = checkpoint(block, x, grid) if self.grad_checkpointing else block(x, grid)
+                turns = self._rotaries(grid, reduced=True)
+                time_rope = self._time_rotary(grid)
+            rope = turns(i)
+            if self.grad_checkpointing:
+                x = checkpoint(block, x, grid, rope, time_rope)
+            else:
+                x = block(x, grid, rope, time_rope)
             before = plan
             if take is not None and i in take:
                 taken.append((self._share_prefix(x, grid, plan), grid))
         return self._share_prefix(x, grid, before), taken
+
+    def _rotaries(self, grid: Grid, *, reduced: bool) -> Callable[[int], Tensor | None]:  # noqa: ARG002
+        """Rotary positions of one forward pass: index of a block -> what it turns queries and keys by.
+
+        A class overrides this one if all blocks share something that is computed, or drawn, once a pass; ``reduced``
+        says that every frame is one token, which has no height and width.
+        """
+        return partial(self._rotary, grid)
+
+    def _rotary(self, grid: Grid, block_index: int) -> Tensor | None:  # noqa: ARG002
+        """Rotary positions in one block, (T*H*W, 2*d) or (heads, T*H*W, 2*d)."""
+        return None
+
+    def _time_rotary(self, grid: Grid) -> Tensor | None:  # noqa: ARG002
+        """Rotary positions along time, (T*H*W, 2*d), for the letters that let frames meet."""
+        return None
 
     def _share_prefix(self, x: Tensor, grid: Grid, plan: BlockPlan) -> Tensor:
         """Average prefix tokens that belong to frames over the frames."""
