@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from timm.models import build_model_with_cfg, get_pretrained_cfg, is_model, model_entrypoint
-from torch import nn
+from timm.models import (
+    build_model_with_cfg,
+    get_pretrained_cfg,
+    is_model,
+    load_custom_pretrained,
+    model_entrypoint,
+    resolve_pretrained_cfg,
+)
+from timm.models._hub import download_cached_file, download_from_hf, load_state_dict_from_path
+from torch import Tensor, nn
 
-from .weights import filter_checkpoint
+from .weight_files import read_weights
+from .weights import Misfit, filter_checkpoint
 
 __all__ = ["Published", "clip_cfg", "create_video_model", "published", "published_cfg"]
 
 Model = TypeVar("Model", bound=nn.Module)
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What a repository of the hub calls its weights, in the order of preference."""
 
 
 def clip_cfg(**kwargs: Any) -> dict[str, Any]:
@@ -123,23 +137,110 @@ def published(name: str) -> Published | None:
 
 
 def create_video_model(
-    cls: type[Model], variant: str, pretrained: bool, defaults: dict[str, Any], given: dict[str, Any]
+    cls: Callable[..., Model], variant: str, pretrained: bool, defaults: dict[str, Any], given: dict[str, Any]
 ) -> Model:
-    """Build a model through timm's own door.
+    """Build a model through timm's own door, and fill it strictly.
+
+    Where the weights are is said as everywhere in timm: a pretrained cfg with ``state_dict``, ``file``, ``hf_hub_id``
+    or ``url``, a folder (``local-dir:``), or ``custom_load`` for timm's own reader of ``.npz`` files. Files are read by
+    ``read_weights`` and fitted by ``filter_checkpoint``. timm's loader leaves out whatever does not fit in two cases,
+    another number of classes and a stem that it cannot adapt; here only the head may differ, and only in the first.
 
     Args:
         cls: Its class.
         variant: The registered name.
         pretrained: Whether to load the weights that its pretrained cfg names.
         defaults: Arguments of the registered name.
-        given: What the caller passed, which goes first.
+        given: What the caller passed, which goes first; then what ``Published`` says that the tag needs.
+
+    Raises:
+        ValueError: There are no such weights, they cannot be had or read, or do not fit.
+        FileNotFoundError: A file of weights was named that is not there.
     """
+    given = dict(given)
+    cfg = resolve_pretrained_cfg(variant, given.pop("pretrained_cfg", None), given.pop("pretrained_cfg_overlay", None))
+    cache_dir = given.pop("cache_dir", None)
+    checkpoint = published(f"{variant}.{cfg.tag}") if cfg.tag else None
+
+    def build(**kwargs: Any) -> Model:
+        model = cls(**kwargs)
+        if pretrained:
+            _load_pretrained(model, variant, cfg.to_dict(), cache_dir)
+        return model
+
     model: Model = build_model_with_cfg(
-        cls,
+        build,
         variant,
-        pretrained,
-        pretrained_filter_fn=filter_checkpoint,
+        pretrained=False,  # timm's loader is not asked
+        pretrained_cfg=dataclasses.replace(cfg, state_dict=None),
         feature_cfg={"out_indices": given.pop("out_indices", 3), "feature_cls": "getter"},
-        **{**defaults, **given},
+        **{**defaults, **(checkpoint.model_args if checkpoint else {}), **given},
     )
     return model
+
+
+def _load_pretrained(model: nn.Module, variant: str, cfg: dict[str, Any], cache_dir: Any) -> None:
+    """Find, read and load what a pretrained cfg names."""
+    model.pretrained_cfg = cfg  # type: ignore[assignment]  # what the filter reads sizes and classes from
+    if cfg.get("custom_load"):
+        load_custom_pretrained(model, cfg, cache_dir=cache_dir)
+        return
+    tensors, source = _read_pretrained(variant, cfg, cache_dir)
+    try:
+        fitted = filter_checkpoint(tensors, model)
+    except Misfit as error:
+        raise ValueError(f"{source} {error}") from error
+    model.load_state_dict(fitted)
+
+
+def _read_pretrained(variant: str, cfg: dict[str, Any], cache_dir: Any) -> tuple[Mapping[str, Tensor], str]:
+    """Read the tensors that a pretrained cfg names, in timm's order of places; and say where they are from."""
+    hub, file, url = cfg.get("hf_hub_id"), cfg.get("file"), cfg.get("url")
+    if cfg.get("source") == "local-dir":
+        tensors: Mapping[str, Tensor] = load_state_dict_from_path(file)
+        return tensors, str(file)
+    if cfg.get("source") != "hf-hub":
+        if cfg.get("state_dict"):
+            return cfg["state_dict"], "the state dict"
+        if file:
+            if not Path(file).exists():
+                raise FileNotFoundError(f"there is no file {file} with weights of {variant}")
+            return read_weights(file), str(file)
+    if hub:
+        return _read_from_hub(variant, cfg, cache_dir)
+    if url:
+        path = _fetch(lambda: download_cached_file(url, cache_dir=cache_dir), variant, str(url), "it")
+        return read_weights(path), str(url)
+    # timm's own words and class, which its users know
+    raise RuntimeError(f"No pretrained weights exist for {variant}. Use `pretrained=False` for random init.")
+
+
+def _read_from_hub(variant: str, cfg: dict[str, Any], cache_dir: Any) -> tuple[Mapping[str, Tensor], str]:
+    repository, name = cfg["hf_hub_id"], cfg.get("hf_hub_filename")
+    names = (name,) if name else HUB_FILES
+    wanted = " or ".join(names)
+
+    def fetch() -> str:
+        for candidate in names[:-1]:
+            try:
+                return str(download_from_hf(repository, candidate, cache_dir=cache_dir))
+            except Exception as error:  # noqa: PERF203  the class is the client's, which models do not import
+                if not any(cls.__name__ == "EntryNotFoundError" for cls in type(error).__mro__):
+                    raise
+        return str(download_from_hf(repository, names[-1], cache_dir=cache_dir))
+
+    path = _fetch(fetch, variant, f"the repository {repository} of the Hugging Face hub", wanted)
+    return read_weights(path), f"{Path(path).name} of {repository}"
+
+
+def _fetch(download: Callable[[], str], variant: str, place: str, wanted: str) -> str:
+    """Download a file, or say which one could not be had and what to do without a network."""
+    try:
+        return download()
+    except Exception as error:  # of the hub's client, of whichever HTTP library it uses, or of the disk
+        reason = str(error).strip().splitlines() or [""]
+        raise ValueError(
+            f"the weights of {variant} could not be fetched from {place}, which should have {wanted} "
+            f"({type(error).__name__}: {reason[0]}); without a network pass a local copy: "
+            f"timm.create_model('{variant}', pretrained=True, pretrained_cfg_overlay=dict(file='PATH'))"
+        ) from error

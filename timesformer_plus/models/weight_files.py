@@ -45,14 +45,8 @@ SAFE_GLOBALS: list[Any] = [
 ]
 """What a pickle may name besides what ``torch.load(weights_only=True)`` allows anyway; none of it runs code."""
 
-CONVERT = (
-    "import sys, torch; from safetensors.torch import save_file; "
-    "c = torch.load(sys.argv[1], map_location='cpu', weights_only=False); "
-    f"c = next((c[k] for k in {WRAPPERS!r} if isinstance(c, dict) and k in c), c); "
-    "c = c if isinstance(c, dict) else c.state_dict(); "
-    "save_file({k: v.clone().contiguous() for k, v in c.items() if isinstance(v, torch.Tensor)}, sys.argv[2])"
-)
-"""Program that turns a file that wants to run code into safetensors; it runs that code."""
+CONVERT = "python -m timesformer_plus.engine.tensors_only"
+"""Program that takes the tensors out of any pickle, with stand-ins for everything else, in a process of its own."""
 
 
 def read_weights(path: str | Path, *, sha256: str | None = None) -> dict[str, Tensor]:
@@ -161,12 +155,11 @@ def _load_pickle(path: Path, *, mapped: bool) -> Any:
     except Exception as error:  # a damaged pickle raises nearly anything
         wanted = _wanted_globals(path, error)
         if wanted:
-            output = path.with_suffix(".safetensors").name
-            command = f'python -c "{CONVERT}" {shlex.quote(str(path))} {shlex.quote(output)}'
+            output = path.with_name(f"{path.stem}_tensors.pth")
             raise ValueError(
-                f"{path} wants to run {', '.join(wanted)}, which weights do not need, so it is not read. If you trust "
-                "where it came from, convert it in a throw-away process (a container without network), where that code "
-                f"does run: {command}"
+                f"{path} wants to run {', '.join(wanted)}, which weights do not need, so it is not read; to take the "
+                "tensors alone out of it, in a throw-away process that runs none of that: "
+                f"{CONVERT} {shlex.quote(str(path))} {shlex.quote(str(output))}"
             ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is damaged or truncated ({reason}); fetch it again") from error

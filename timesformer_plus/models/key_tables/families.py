@@ -24,6 +24,8 @@ class Family:
             one of our names, or a name that ``convert`` knows.
         ignored: Regular expressions of keys for which our models have no use, and why; the reason is printed.
         convert: Runs after renaming: joins q, k and v, reshapes. Reads the model, changes nothing of it.
+        released_resize: How the project's own loader brings position embeddings to a model of another size, where it
+            does so in another way than along the true axes; runs only if it is asked for.
     """
 
     name: str
@@ -31,3 +33,4 @@ class Family:
     rows: tuple[tuple[str, str], ...]
     ignored: tuple[tuple[str, str], ...] = ()
     convert: Convert | None = None
+    released_resize: Convert | None = None
