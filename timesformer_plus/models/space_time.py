@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .embed import TubeletEmbed, resize_space_embed, resize_time_embed
 from .pattern import BlockPlan, Pattern, format_block, format_pattern
+from .rotary import rotary_1d
 from .tokens import LETTERS, Grid, check_grid
 
 if TYPE_CHECKING:  # the class behind the mixin: any of timm's transformers that has these names
@@ -35,6 +36,7 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
     blocks: Any
     plan: tuple[BlockPlan, ...]
     pattern: str
+    time_rope: bool = False
     time_embed: nn.Parameter | None
     time_embed_std: float
     pos_embed_std: float | None
@@ -101,6 +103,7 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
         time_embed_std: float = 0.0,
         pos_embed_std: float | None = None,
         time_embed: bool = True,
+        time_rope: bool = False,
     ) -> None:
         """Write down the interleaving and add the time embedding; the last step of every constructor.
 
@@ -109,13 +112,17 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
             time_embed_std: Standard deviation of the first time embedding.
             pos_embed_std: That of the first space position embedding; as it is if ``None``.
             time_embed: Whether a pattern that uses time gets a time embedding.
+            time_rope: Whether queries and keys are turned by their moment.
 
         Raises:
             ValueError: A grid that a letter cannot cut, or a class token that is read and never sees a patch.
         """
         self.pattern = format_pattern(pattern)
         self.plan = pattern.plan(len(self.blocks))
+        self.time_rope = time_rope
         self._check_plan(self.grid)
+        if time_rope:
+            self._time_rotary(Grid(1, 1, 1))  # refuses what it must
         if (
             self.global_pool in ("token", "prr")
             and self.cls_token is not None
@@ -374,9 +381,13 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
         """Rotary positions in one block, (T*H*W, 2*d) or (heads, T*H*W, 2*d)."""
         return None
 
-    def _time_rotary(self, grid: Grid) -> Tensor | None:  # noqa: ARG002
+    def _time_rotary(self, grid: Grid) -> Tensor | None:
         """Rotary positions along time, (T*H*W, 2*d), for the letters that let frames meet."""
-        return None
+        if not self.time_rope:
+            return None
+        attn = self.blocks[0].attn
+        half = bool(getattr(attn, "rotate_half", False))
+        return rotary_1d(grid, attn.head_dim, half, device=self.patch_embed.proj.weight.device)
 
     def _share_prefix(self, x: Tensor, grid: Grid, plan: BlockPlan) -> Tensor:
         """Average prefix tokens that belong to frames over the frames."""
