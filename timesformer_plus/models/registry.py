@@ -13,6 +13,7 @@ from timm.models import (
     build_model_with_cfg,
     get_pretrained_cfg,
     is_model,
+    list_models,
     load_custom_pretrained,
     model_entrypoint,
     resolve_pretrained_cfg,
@@ -57,8 +58,10 @@ class Published:
     The family's module keeps it in ``PUBLISHED`` under ``"architecture.tag"``, the name of timm's that loads it.
 
     Attributes:
-        hf_hub_id: Repository on the Hugging Face hub; ``None`` for a file that only its authors' page offers.
+        hf_hub_id: Repository on the Hugging Face hub; ``None`` for a file that lies elsewhere.
         hf_hub_filename: File in it; ``None`` for the hub's usual name.
+        url: Address of the file, where it is not on the hub.
+        sha256: The file's digest in hexadecimal, or its first digits, if it is known.
         dataset: Whose labels the head gives, by the name that ``data`` uses; ``None`` without a head.
         num_classes: Their number, 0 without a head.
         num_frames: Frames of a clip.
@@ -79,6 +82,8 @@ class Published:
 
     hf_hub_id: str | None = None
     hf_hub_filename: str | None = None
+    url: str | None = None
+    sha256: str | None = None
     dataset: Literal["kinetics400", "kinetics600", "something_v2", "howto100m", "diving48"] | None = None
     num_classes: int = 400
     num_frames: int = 8
@@ -107,6 +112,7 @@ def published_cfg(checkpoint: Published, **kwargs: Any) -> dict[str, Any]:
     said = {
         "hf_hub_id": checkpoint.hf_hub_id,
         "hf_hub_filename": checkpoint.hf_hub_filename,
+        "url": checkpoint.url or "",
         "num_classes": checkpoint.num_classes,
         "input_size": (3, checkpoint.img_size, checkpoint.img_size),
         "mean": checkpoint.mean,
@@ -209,15 +215,19 @@ def _read_pretrained(variant: str, cfg: dict[str, Any], cache_dir: Any) -> tuple
     if hub:
         return _read_from_hub(variant, cfg, cache_dir)
     if url:
-        path = _fetch(lambda: download_cached_file(url, cache_dir=cache_dir), variant, str(url), "it")
-        return read_weights(path), str(url)
+        name = _full_name(variant, cfg)
+        checkpoint = published(name)
+        path = _fetch(lambda: download_cached_file(url, cache_dir=cache_dir), name, str(url), "the file")
+        return read_weights(path, sha256=checkpoint.sha256 if checkpoint and checkpoint.url == url else None), path
+    tags = [other for other in list_models(f"{variant}.*", pretrained=True) if other != _full_name(variant, cfg)]
+    hint = f", or name those published: {', '.join(tags)}" if tags else ""
     # timm's own words and class, which its users know
-    raise RuntimeError(f"No pretrained weights exist for {variant}. Use `pretrained=False` for random init.")
+    raise RuntimeError(f"No pretrained weights exist for {variant}. Use `pretrained=False` for random init{hint}.")
 
 
 def _read_from_hub(variant: str, cfg: dict[str, Any], cache_dir: Any) -> tuple[Mapping[str, Tensor], str]:
-    repository, name = cfg["hf_hub_id"], cfg.get("hf_hub_filename")
-    names = (name,) if name else HUB_FILES
+    repository, said = cfg["hf_hub_id"], cfg.get("hf_hub_filename")
+    names = (said,) if said else HUB_FILES
     wanted = " or ".join(names)
 
     def fetch() -> str:
@@ -229,18 +239,22 @@ def _read_from_hub(variant: str, cfg: dict[str, Any], cache_dir: Any) -> tuple[M
                     raise
         return str(download_from_hf(repository, names[-1], cache_dir=cache_dir))
 
-    path = _fetch(fetch, variant, f"the repository {repository} of the Hugging Face hub", wanted)
+    path = _fetch(fetch, _full_name(variant, cfg), f"the repository {repository} of the Hugging Face hub", wanted)
     return read_weights(path), f"{Path(path).name} of {repository}"
 
 
-def _fetch(download: Callable[[], str], variant: str, place: str, wanted: str) -> str:
+def _full_name(variant: str, cfg: Mapping[str, Any]) -> str:
+    return f"{variant}.{cfg['tag']}" if cfg.get("tag") else variant
+
+
+def _fetch(download: Callable[[], str], name: str, place: str, wanted: str) -> str:
     """Download a file, or say which one could not be had and what to do without a network."""
     try:
         return download()
     except Exception as error:  # of the hub's client, of whichever HTTP library it uses, or of the disk
         reason = str(error).strip().splitlines() or [""]
         raise ValueError(
-            f"the weights of {variant} could not be fetched from {place}, which should have {wanted} "
+            f"the weights of {name} could not be fetched from {place}, which should have {wanted} "
             f"({type(error).__name__}: {reason[0]}); without a network pass a local copy: "
-            f"timm.create_model('{variant}', pretrained=True, pretrained_cfg_overlay=dict(file='PATH'))"
+            f"timm.create_model('{name}', pretrained=True, pretrained_cfg_overlay=dict(file='PATH'))"
         ) from error
