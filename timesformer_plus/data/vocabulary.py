@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from timesformer_plus.data.annotations import beside, first_beside, text_lines
+from timesformer_plus.data.annotations import beside, first_beside, json_file, text_lines
 
 CLASSES_FILE = "classes.txt"
 # Numbers without names make a class for every number up to the largest: an id given as label must not make millions.
@@ -86,6 +86,25 @@ def is_number(text: str) -> bool:
 def listed(path: Path) -> Vocabulary:
     """The classes of a file with a name in every line, such as ``classes.txt``."""
     return Vocabulary((name for _, name in text_lines(path)), str(path))
+
+
+def of_json(path: Path) -> Vocabulary:
+    """The classes of a JSON object from name to number, such as Something-Something's ``labels.json``."""
+    labels = json_file(path)
+    if not isinstance(labels, dict):
+        raise ValueError(f'{path}: expected an object such as {{"Closing something": "0"}}')
+    return numbered(((str(number), name) for name, number in labels.items()), path)
+
+
+def names_in(path: Path) -> tuple[str, ...]:
+    """The names in a file, in the order of their numbers: a line each, or as ``of_json`` has them.
+
+    Raises:
+        ValueError: There is no such file, or it is malformed.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; it should have the names of the classes, one a line")
+    return (of_json if path.suffix == ".json" else listed)(path).names
 
 
 def given_or_beside(path: Path, classes: Sequence[str] | None) -> Vocabulary | None:

@@ -18,6 +18,7 @@ from timesformer_plus.data.mixing import ClipMixer
 from timesformer_plus.data.transforms import ChannelOrder, EvalTransform, Normalize, TrainTransform
 from timesformer_plus.engine.config import EvaluationConfig
 from timesformer_plus.engine.data_config import AugmentConfig, DataConfig, require
+from timesformer_plus.engine.pixels import channel_order_of
 from timesformer_plus.engine.protocols import PROTOCOLS, Average, Precision, Protocol, find_protocol, view_text
 
 
@@ -145,6 +146,7 @@ def build_recipe(
         short_side=evaluation.short_side,
         decode_size=data.decode_size,
         precision=precision,
+        channel_order=data.channel_order or channel_order_of(cfg),
     )
     if evaluation.protocol is None:
         return choose_views(

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 import timesformer_plus.models  # noqa: F401  registers the models with timm
 from timesformer_plus.engine.atomic_folder import MANIFEST_FILE, damage, new_folder
 from timesformer_plus.engine.build_data import ClipRecipe
+from timesformer_plus.engine.pixels import CONFIG_FILE as CONFIG_FILE
+from timesformer_plus.engine.pixels import RECIPE_KEY as RECIPE_KEY
 from timesformer_plus.engine.training_state import unshared
 
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-RECIPE_KEY = "clips"
 TRAINING_KEY = "training"
 # of timm's pretrained_cfg, what says where the classifier is, so that it can be exchanged for another
 STRUCTURE_KEYS = ("first_conv", "classifier", "pool_size", "fixed_input_size")
@@ -48,6 +48,8 @@ def save_checkpoint(
     recipe: ClipRecipe,
     weights: Mapping[str, Tensor] | None = None,
     extra: Mapping[str, Any] | None = None,
+    license: str | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model to ``folder``, replacing an older checkpoint there.
 
@@ -58,7 +60,9 @@ def save_checkpoint(
         recipe: How its clips are made.
         weights: State dict to write instead of the model's, of the same names and shapes: a moving average, say, or
             the gathered shards of a model of which this process has a part only.
-        extra: What else to tell about the model, as JSON has it: epoch, step, score.
+        extra: What to tell about its training, as JSON has it: epoch, step, score.
+        license: Of the weights; that of the model's ``pretrained_cfg`` if not given.
+        details: What else to tell about the model, by keys of config.json that are in no other use.
 
     Raises:
         ValueError: ``folder`` exists and is not a checkpoint, or ``weights`` are of another model.
@@ -88,9 +92,11 @@ def save_checkpoint(
             "input_size": (3, *recipe.img_size),
             "crop_pct": 1.0,  # frames are resized until they just cover the crop
             "interpolation": "bilinear",  # the default of torchvision's transforms
+            **({} if license is None else {"license": license}),
         },
         RECIPE_KEY: dataclasses.asdict(recipe),
         **({} if extra is None else {TRAINING_KEY: dict(extra)}),
+        **({} if details is None else details),
     }
     # newer versions of timm know the arguments of every model; older ones have to be told, and VideoTransformer can
     model_args: dict[str, Any] | None = getattr(model, "model_args", None)
@@ -144,7 +150,10 @@ def load_checkpoint(folder: Path, *, num_clips: int | None = None, num_crops: in
             raise ValueError(f"{name}={number}: give at least 1, or leave it out for that of training's evaluation")
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} holds no {CONFIG_FILE}; give the best/ or last/ folder of a training run")
+        raise ValueError(
+            f"{folder} holds no {CONFIG_FILE}; give the best/ or last/ folder of a training run, or one "
+            "that tools/convert.py wrote"
+        )
     _refuse_damaged(folder)
     try:
         config = json.loads(path.read_text())
@@ -153,7 +162,8 @@ def load_checkpoint(folder: Path, *, num_clips: int | None = None, num_crops: in
     if not isinstance(config, dict) or not isinstance(config.get(RECIPE_KEY), dict) or "label_names" not in config:
         raise ValueError(
             f"{path} does not say how videos become clips (keys {RECIPE_KEY!r} and 'label_names'), "
-            "so it was not written by tools/train.py; load it with timm.create_model instead"
+            "so it was not written by tools/train.py, nor is it the conversion of a checkpoint whose recipe is known; "
+            "load it with timm.create_model instead"
         )
     recipe = _read_recipe(config[RECIPE_KEY], path)
     recipe = dataclasses.replace(

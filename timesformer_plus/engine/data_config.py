@@ -10,6 +10,7 @@ from timesformer_plus.data.clip_reader import Sampling
 from timesformer_plus.data.clips import ShortPolicy
 from timesformer_plus.data.containers import Limits
 from timesformer_plus.data.decoders import DecoderName
+from timesformer_plus.data.transforms import ChannelOrder
 
 
 def require(condition: bool, message: str) -> None:
@@ -55,6 +56,8 @@ class DataConfig:
         target_fps: Frames of a clip a second of video, for `sampling: seconds`.
         short: What becomes of a video too short for a clip: repeat its last frame, loop it, or error.
         img_size: Height and width of a clip, in pixels; null for the size the model is made for.
+        channel_order: Order in which the model takes red, green and blue: rgb, or bgr; null for that of the weights, as
+            mean and std are those of the weights unless model.args.pretrained_cfg_overlay states others.
         shards_at_once: Tar shards that training works through together, in random order; so each is read once an epoch,
             as a disk or a network likes it. 0 shuffles all videos of all shards.
         num_workers: Processes that read videos ahead, in every training process; 0 reads in the training process.
@@ -87,6 +90,7 @@ class DataConfig:
     target_fps: float | None = None
     short: ShortPolicy = "repeat"
     img_size: int | tuple[int, int] | None = None
+    channel_order: ChannelOrder | None = None
     shards_at_once: int = 0
     num_workers: int = 0
     cache_dir: Path | None = None

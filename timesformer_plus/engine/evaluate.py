@@ -21,7 +21,6 @@ from timesformer_plus.data.scan import SCAN_FILE
 from timesformer_plus.engine.atomic_file import write_atomically
 from timesformer_plus.engine.build_data import ClipRecipe, build_normalize, build_test_dataset, choose_views
 from timesformer_plus.engine.build_splits import SplitReader
-from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.data_config import DataConfig, require
 from timesformer_plus.engine.evaluation import Evaluation, evaluate
 from timesformer_plus.engine.interrupt import exit_code, interrupts
@@ -29,6 +28,7 @@ from timesformer_plus.engine.memory import MemoryShortageError
 from timesformer_plus.engine.option_names import OptionParser
 from timesformer_plus.engine.processes import join_processes, set_threads
 from timesformer_plus.engine.protocols import Average, Precision, Protocol
+from timesformer_plus.engine.published import MODEL_HELP, open_model
 from timesformer_plus.engine.reading_workers import WorkerError
 from timesformer_plus.engine.score_tables import (
     print_classes,
@@ -51,7 +51,9 @@ EXPECTED = (ValueError, ImportError, OSError, DecodeError, WorkerError, MemorySh
 def evaluate_checkpoint(
     manifest: Path,
     *,
-    model: Path,
+    model: str | Path,
+    weights: Path | None = None,
+    classes: Path | None = None,
     root: Path | None = None,
     format: str = "auto",
     target: str | None = None,
@@ -79,7 +81,11 @@ def evaluate_checkpoint(
 
     Args:
         manifest: CSV file with columns path and label, or the annotations that `format` says.
-        model: Checkpoint folder, such as RUN/best.
+        model: Checkpoint folder, such as RUN/best or what tools/convert.py wrote, or the registered name of a published
+            checkpoint, such as timesformer_base_patch16_224.fb_k400, which is then scored as its authors did.
+        weights: For a registered name: a local copy of its file; null fetches it from where it was published.
+        classes: For a model whose classes have no names: a file with them in their order, one a line, or a JSON object
+            from name to number such as Something-Something's labels.json.
         root: Folder that the paths in the manifest are relative to; null for the manifest's own, and for a manifest
             that is a folder for that folder, or the one above it if only that one has a scan.csv.
         format: What the annotations are; see `data.format` of training.
@@ -116,8 +122,8 @@ def evaluate_checkpoint(
         data ``"confusion"`` has what the videos of each class were taken for.
 
     Raises:
-        ValueError: The folder is not a checkpoint, the manifest, the scan or the list is malformed, or the manifest has
-            other classes than the model; or a protocol is unknown or contradicted.
+        ValueError: The model is no checkpoint or has no published recipe, the manifest, the scan or the list is
+            malformed, or the manifest has other classes than the model; or a protocol is unknown or contradicted.
         UnreadableVideosError: Not one of the videos can be read; a ``DecodeError``.
         MemoryShortageError: ``batch_size`` is too large.
         WorkerError: A process that reads videos was killed, or hangs.
@@ -127,7 +133,7 @@ def evaluate_checkpoint(
     require(timeout > 0, f"timeout={timeout} is not a positive number of seconds")
     state = join_processes(world_size, timeout=timeout)
     set_threads(threads)
-    network, classes, recipe = load_checkpoint(model)
+    (network, names, recipe), notes = open_model(model, weights=weights, classes=classes)
     recipe = choose_views(recipe, protocol=protocol, num_clips=num_clips, num_crops=num_crops, average=average)
     recipe = dataclasses.replace(recipe, precision=precision or recipe.precision)
     network = network.double() if recipe.precision == "fp64" else network.float()
@@ -155,11 +161,11 @@ def evaluate_checkpoint(
     )
     reader = SplitReader(data)
     name = str(manifest)
-    videos = reader.read(name, os.path.relpath(manifest, folder), classes, scored=True)
+    videos = reader.read(name, os.path.relpath(manifest, folder), names, scored=True)
     reader.check_scan(videos.samples)
     dataset = build_test_dataset(videos, recipe, data)
     if state.is_main_process:
-        for line in (*reader.lines, f"{state.num_processes} process{'' if state.num_processes == 1 else 'es'}"):
+        for line in (*notes, *reader.lines, f"{state.num_processes} process{'' if state.num_processes == 1 else 'es'}"):
             print(line)
     evaluation = _watched(
         network.to(state.device),
@@ -183,7 +189,7 @@ def evaluate_checkpoint(
         if output is not None:
             write_atomically(output, json.dumps(result, indent=2) + "\n")
         if confusion is not None:
-            write_confusion(confusion, evaluation.confusion, classes)
+            write_confusion(confusion, evaluation.confusion, names)
     return result
 
 
@@ -263,7 +269,8 @@ def main() -> None:
         prog="evaluate", description="Score a trained model on the videos of a manifest.", allow_abbrev=False
     )
     parser.add_argument("manifest", type=Path, help="CSV file with columns path and label, and optionally pair.")
-    parser.add_function_arguments(evaluate_checkpoint, skip={"manifest"}, as_group=False)
+    parser.add_function_arguments(evaluate_checkpoint, skip={"manifest", "model"}, as_group=False)
+    parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
     options = parser.parse_args()
     try:
         options = parser.instantiate(options)

@@ -9,20 +9,22 @@ from timesformer_plus.data.containers import Limits
 from timesformer_plus.data.decoders import DecodeError, DecoderName
 from timesformer_plus.data.manifests import Manifest, Sample
 from timesformer_plus.engine.build_data import build_normalize, build_test_dataset, choose_views
-from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.clip_loading import UnreadableVideosError
 from timesformer_plus.engine.data_config import DataConfig
 from timesformer_plus.engine.evaluate import USUAL_LIMITS
 from timesformer_plus.engine.option_names import OptionParser
 from timesformer_plus.engine.processes import join_processes
 from timesformer_plus.engine.protocols import Average
+from timesformer_plus.engine.published import MODEL_HELP, open_model
 from timesformer_plus.engine.views import predict_views
 
 
 def predict(
-    model: Path,
+    model: str | Path,
     video: Path,
     *,
+    weights: Path | None = None,
+    classes: Path | None = None,
     topk: int = 5,
     protocol: str | None = None,
     num_clips: int | None = None,
@@ -36,8 +38,12 @@ def predict(
     """Score one video, with the frames, size and normalisation that the model was trained with.
 
     Args:
-        model: Checkpoint folder, such as RUN/best.
+        model: Checkpoint folder, such as RUN/best or what tools/convert.py wrote, or the registered name of a published
+            checkpoint, such as timesformer_base_patch16_224.fb_k400.
         video: A video file, a folder of frame images, or an .npy array.
+        weights: For a registered name: a local copy of its file; null fetches it from where it was published.
+        classes: For a model whose classes have no names: a file with them in their order, one a line, or a JSON object
+            from name to number.
         topk: How many classes to name.
         protocol: A published protocol by name, such as paper_timesformer (1 clip x 3 crops, logits summed); null for
             that of training's evaluation.
@@ -52,11 +58,12 @@ def predict(
         image_fps: Frames a second of a video that comes as a folder of images or an .npy array.
 
     Returns:
-        Class names with their probabilities in 0..1, most probable first. The probabilities of all classes sum to one,
-        except those of a multi-label model, where every class has its own.
+        Class names (numbers, where nobody knows names) with their probabilities in 0..1, most probable first. The
+        probabilities of all classes sum to one, except those of a multi-label model, where every class has its own.
 
     Raises:
-        ValueError: ``model`` is not a checkpoint, ``topk`` or a number is not positive, or the protocol is unknown.
+        ValueError: ``model`` is no checkpoint or has no published recipe, ``topk`` or a number is not positive, or the
+            protocol is unknown.
         DecodeError: The video cannot be read.
         OSError: Nor can the disk.
     """
@@ -65,11 +72,13 @@ def predict(
     state = join_processes()
     if state.num_processes > 1:
         raise ValueError(f"one video is no work for {state.num_processes} processes; start this without torchrun")
-    network, classes, recipe = load_checkpoint(Path(model))
+    (network, names, recipe), notes = open_model(model, weights=weights, classes=classes)
+    for note in notes:
+        sys.stderr.write(f"{note}\n")
     recipe = choose_views(recipe, protocol=protocol, num_clips=num_clips, num_crops=num_crops, average=average)
     network = network.double() if recipe.precision == "fp64" else network.float()
-    unknown = (0,) * len(classes) if recipe.multi_label else 0  # the true label: not looked at
-    manifest = Manifest((Sample(str(video), Path(video), unknown),), classes, recipe.multi_label)
+    unknown = (0,) * len(names) if recipe.multi_label else 0  # the true label: not looked at
+    manifest = Manifest((Sample(str(video), Path(video), unknown),), names, recipe.multi_label)
     data = DataConfig(root=Path(video).parent, decoder=decoder, limits=limits, image_fps=image_fps)
     dataset = build_test_dataset(manifest, recipe, data)
     try:
@@ -86,7 +95,7 @@ def predict(
     assert predictions is not None  # this is the only process
     probabilities, order = predictions.probabilities()[0].sort(descending=True, stable=True)
     ranked = zip(order.tolist(), probabilities.tolist(), strict=True)
-    return [(classes[index], probability) for index, probability in ranked][:topk]
+    return [(names[index], probability) for index, probability in ranked][:topk]
 
 
 def print_predictions(video: Path, predictions: list[tuple[str, float]]) -> None:
@@ -111,7 +120,7 @@ def main() -> None:
     )
     parser.add_argument("video", type=Path, help="A video file.")
     parser.add_function_arguments(predict, skip={"video", "model"}, as_group=False)
-    parser.add_argument("--model", type=Path, required=True, help="Checkpoint folder, such as RUN/best.")
+    parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
     options = parser.parse_args()
     try:
         options = parser.instantiate(options)

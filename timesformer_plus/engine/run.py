@@ -29,6 +29,7 @@ from timesformer_plus.engine.config import TrainConfig
 from timesformer_plus.engine.environment import describe_environment
 from timesformer_plus.engine.freezing import train_only
 from timesformer_plus.engine.parallel import Parallel
+from timesformer_plus.engine.pixels import describe_pixels
 from timesformer_plus.engine.processes import agreed, join_processes, runs_on_cpu, set_threads
 from timesformer_plus.engine.resume import Start, find_start, version_notes
 from timesformer_plus.engine.run_folder import RunFolder
@@ -116,6 +117,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Run:
     )
     notes = [
         describe_weights(config),
+        describe_pixels(config, network.pretrained_cfg, recipe.channel_order),  # type: ignore[arg-type]  # timm's
         describe_auto() if data.decoder == "auto" else f"videos are read by {data.decoder}",
     ]
 

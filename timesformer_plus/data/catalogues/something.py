@@ -9,7 +9,7 @@ from timesformer_plus.data.annotations import json_file, text_lines
 from timesformer_plus.data.catalogues.options import refuse
 from timesformer_plus.data.inventory import Inventory
 from timesformer_plus.data.manifests import Collector, Manifest, Sample
-from timesformer_plus.data.vocabulary import Vocabulary, given_or_own, listed, numbered
+from timesformer_plus.data.vocabulary import Vocabulary, given_or_own, listed, of_json
 
 
 def read_something_v2(
@@ -44,20 +44,13 @@ def read_something_v2(
     if entries and not any("template" in entry for entry in entries):
         raise ValueError(f"{annotations}: has no labels, as the test split; nothing can be learned from it")
     names = ("labels.json", "something-something-v2-labels.json")
-    vocabulary = given_or_own(annotations, classes, names, _labels_json, "the number of every class")
+    vocabulary = given_or_own(annotations, classes, names, of_json, "the number of every class")
     rows = []
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry.get("template"), str):
             raise ValueError(f"{annotations}, entry {number}: has no template, which is its label; correct it")
         rows.append((number, str(entry["id"]), entry["template"]))
     return _by_id(annotations, videos, rows, vocabulary)
-
-
-def _labels_json(path: Path) -> Vocabulary:
-    labels = json_file(path)
-    if not isinstance(labels, dict):
-        raise ValueError(f'{path}: expected an object such as {{"Closing something": "0"}}')
-    return numbered(((str(number), name) for name, number in labels.items()), path)
 
 
 def read_something_v1(
