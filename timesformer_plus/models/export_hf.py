@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from timm.layers import GELUTanh, QuickGELU
+from timm.layers import GELU, GELUTanh, QuickGELU
 from torch import Tensor, nn
 
 from .layers import AxisAttention, SpaceTimeBlock
@@ -25,6 +25,7 @@ ATTENTION_TYPES = {"ts": "divided_space_time", "s": "space_only", "j": "joint_sp
 """Patterns that ``transformers`` has, by its names."""
 
 _ACTIVATIONS: tuple[tuple[type[nn.Module], str], ...] = (
+    (GELU, "gelu"),
     (GELUTanh, "gelu_pytorch_tanh"),
     (QuickGELU, "quick_gelu"),
     (nn.SiLU, "silu"),
@@ -143,7 +144,11 @@ def _of_blocks(model: VideoTransformer) -> list[str]:
         f"an MLP of another kind ({type(blocks[0].mlp).__name__}, activation {acts})": None in acts or len(acts) > 1,
         f"norms other than LayerNorm with weight and bias: {', '.join(others)}": bool(others),
         "norms with different eps": len({norm.eps for norm in plain}) > 1,
-        "some attentions with and some without qkv_bias": len({a.qkv.bias is None for a in attentions}) > 1,
+        "some attentions with and some without qkv_bias": len({a.qkv is None or a.qkv.bias is None for a in attentions})
+        > 1,
+        "biases of queries and values without those of keys (k_bias=False)": any(
+            getattr(a, "q_bias", None) is not None for a in attentions
+        ),
     }
     return [reason for reason, holds in checks.items() if holds]
 
