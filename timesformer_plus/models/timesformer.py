@@ -87,15 +87,17 @@ PUBLISHED: dict[str, Published] = {
 }
 """What the hub has of the official release, and mmaction2's re-runs of it.
 
-HowTo100M's four models (8, 32, 64 and 96 frames, 32 frames apart; 56.8 to 62.6 % top-1) and the original ``.pyth`` files
-lie on a file-sharing site without lasting addresses: fetch one by hand and pass
+HowTo100M's four models (8, 32, 64 and 96 frames, 32 frames apart; 56.8 to 62.6 % top-1) and the original ``.pyth``
+files lie on a file-sharing site without lasting addresses: fetch one by hand and pass
 ``pretrained_cfg_overlay=dict(file=..., num_classes=...)``.
 """
 
 
-# the star keeps timm from making a tag with weights the default: what is trained from nothing is not under their licence
+# behind those with weights, and with a star, so that `untrained` is what an architecture alone means: a model that is
+# trained from nothing is not under the licence of theirs
 default_cfgs = generate_default_cfgs(
     {
+        **{name: published_cfg(checkpoint) for name, checkpoint in PUBLISHED.items()},
         "timesformer_test_patch8_32.untrained": clip_cfg(input_size=(3, 32, 32)),
         "timesformer_tiny_patch16_224.untrained": clip_cfg(),
         "timesformer_small_patch16_224.untrained": clip_cfg(),
@@ -103,7 +105,6 @@ default_cfgs = generate_default_cfgs(
         "timesformer_base_patch16_448.untrained*": clip_cfg(input_size=(3, 448, 448)),
         "timesformer_base_patch16_224_f96.untrained*": clip_cfg(),
         "timesformer_large_patch16_224.untrained": clip_cfg(),
-        **{name: published_cfg(checkpoint) for name, checkpoint in PUBLISHED.items()},
     }
 )
 
