@@ -86,25 +86,64 @@ def attend(letter: str, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int, i
     return torch.stack(out, dim=1)
 
 
-def attention(layer: torch.nn.Module, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    """What an ``AxisAttention`` without dropout has to compute from (B, P + T*H*W, C), by its weights."""
-    H, d = layer.num_heads, layer.head_dim
+def turned(x: Tensor, rope: Tensor, num_prefix: int, half: bool) -> Tensor:
+    """One head (B, N, d) with every patch token turned by its own angles (its row of sines, then cosines)."""
+    d = x.shape[-1]
+    first = [i for i in range(d) if (i < d // 2 if half else i % 2 == 0)]
+    partner = {i: i + (d // 2 if half else 1) for i in first}
+    tokens = [x[:, p] for p in range(num_prefix)]
+    for token, angles in zip(x[:, num_prefix:].unbind(1), rope, strict=True):
+        sine, cosine = angles[:d], angles[d:]
+        channels = list(token.unbind(-1))
+        for i, j in partner.items():
+            a, b = channels[i], channels[j]
+            channels[i], channels[j] = a * cosine[i] - b * sine[i], b * cosine[j] + a * sine[j]
+        tokens.append(torch.stack(channels, dim=-1))
+    return torch.stack(tokens, dim=1)
+
+
+def projected(layer: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, (B, N, heads*d) each; those of keys and values have their own, fewer heads."""
+    if layer.qkv is None:
+        return layer.q_proj(x), layer.k_proj(x), layer.v_proj(x)
     q, k, v = layer.qkv(x).chunk(3, dim=-1)
+    if getattr(layer, "q_bias", None) is not None:
+        q, v = q + layer.q_bias, v + layer.v_bias
+    return q, k, v
+
+
+def attention(
+    layer: torch.nn.Module,
+    x: Tensor,
+    grid: tuple[int, int, int],
+    rope: Tensor | None = None,
+    time_rope: Tensor | None = None,
+) -> Tensor:
+    """What an attention in groups without dropout has to compute from (B, P + T*H*W, C), by its weights."""
+    H, d = layer.num_heads, layer.head_dim
+    P = x.shape[1] - len(places(grid))
+    q, k, v = projected(layer, x)
     share = H // len(layer.letters)
     heads = []
     for h in range(H):
-        cut = slice(h * d, (h + 1) * d)
         letter = layer.letters[h // share]
-        heads.append(
-            attend(
-                letter, layer.q_norm(q[..., cut]), layer.k_norm(k[..., cut]), v[..., cut], grid, layer.per_frame_prefix
-            )
-        )
-    y = layer.proj(layer.norm(torch.cat(heads, dim=-1)))
+        served = h // (q.shape[-1] // k.shape[-1])  # the head of keys and values for this head of queries
+        mine, theirs = slice(h * d, (h + 1) * d), slice(served * d, (served + 1) * d)
+        queries, keys = layer.q_norm(q[..., mine]), layer.k_norm(k[..., theirs])
+        angles = [] if rope is None else [rope if rope.ndim == 2 else rope[h]]
+        if time_rope is not None and letter not in "shw":
+            angles.append(time_rope)
+        for angle in angles:
+            half = getattr(layer, "rotate_half", False)
+            queries, keys = turned(queries, angle, P, half), turned(keys, angle, P, half)
+        heads.append(attend(letter, queries, keys, v[..., theirs], grid, layer.per_frame_prefix))
+    y = layer.norm(torch.cat(heads, dim=-1))
+    if getattr(layer, "gate", None) is not None:
+        y = y / (1 + torch.exp(-layer.gate(x)))
+    y = layer.proj(y)
     if layer.fc is not None:
         y = layer.fc(y)
     if all(letter in PREFIX_STAYS_OUT for letter in layer.letters):
-        P = x.shape[1] - len(places(grid))
         y = torch.cat([torch.zeros_like(y[:, :P]), y[:, P:]], dim=1)
     return y
 
