@@ -12,6 +12,7 @@ from .models import (
     SpaceTimeBlock,
     VideoTransformer,
     format_pattern,
+    inflate,
     parse_pattern,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "SpaceTimeBlock",
     "VideoTransformer",
     "format_pattern",
+    "inflate",
     "parse_pattern",
 ]

@@ -1,6 +1,7 @@
 """Attention layers, interleavings and the models built from them; imports torch, timm and einops only."""
 
-from . import timesformer  # noqa: F401  registers the models with timm
+from . import from_image, timesformer  # noqa: F401  registers the models with timm
+from .inflate import inflate
 from .layers import AxisAttention, SpaceTimeBlock
 from .pattern import SCHEMES, format_pattern, parse_pattern
 from .tokens import LETTERS, Grid
@@ -14,5 +15,6 @@ __all__ = [
     "SpaceTimeBlock",
     "VideoTransformer",
     "format_pattern",
+    "inflate",
     "parse_pattern",
 ]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import timm
 import torch
-from timm.models import PretrainedCfg, is_model, model_entrypoint, register_model
+from timm.models import PretrainedCfg, is_model, model_entrypoint, register_model, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from .inflate import VIDEO_OPTIONS, check_inflatable, make_inflated, replace_head
-from .registry import create_video_model
-from .weight_files import read_weights
+from .registry import create_video_model, read_pretrained
 
 __all__: list[str] = []  # register_model adds the entry point
 
@@ -59,8 +59,7 @@ def timesformer_from_image(
     if pretrained and not saved:
         with torch.device("meta"):  # refuse before anything is read or downloaded
             _inflate_name(name, kwargs)
-        if "file" in overlay:
-            _read_file(overlay)
+        overlay = _read_weights(name, overlay, cache_dir)
     is_video = bool(saved) or _is_video(overlay.get("state_dict", {}))
     source = {} if is_video else {"pretrained": pretrained, "pretrained_cfg_overlay": overlay, "cache_dir": cache_dir}
     model = _inflate_name(name, kwargs, **source)
@@ -159,17 +158,23 @@ def _check_all_loaded(image: nn.Module, source: dict[str, Any]) -> None:
         raise ValueError(f"the file lacks {missing[:8]} ({len(missing)} keys) of the image model")
 
 
-def _read_file(overlay: dict[str, Any]) -> None:
-    """Put a local file's tensors into a pretrained cfg, safely read; timm reads the original ``.npz`` files itself."""
-    file = str(overlay["file"])
-    if file.endswith((".npz", ".npy")):
-        overlay.setdefault("custom_load", True)
-    else:
-        overlay["state_dict"] = read_weights(file)
-        overlay["custom_load"] = False
+def _read_weights(name: str, overlay: dict[str, Any], cache_dir: Any) -> dict[str, Any]:
+    """Put the tensors that are asked for into a pretrained cfg's overlay, safely read.
+
+    timm reads by itself what it has readers of its own for: the original ``.npz`` files.
+    """
+    architecture, _, tag = name.partition(".")
+    if str(overlay.get("file", "")).endswith((".npz", ".npy")):
+        return {"custom_load": True, **overlay}
+    cfg = resolve_pretrained_cfg(architecture, tag, overlay).to_dict()
+    elsewhere = cfg.get("file") or cfg.get("state_dict")
+    if not elsewhere and (cfg.get("custom_load") == "hf" or (cfg.get("custom_load") and not cfg.get("hf_hub_id"))):
+        return overlay
+    tensors, _ = read_pretrained(name, cfg, cache_dir)
+    return {**overlay, "state_dict": tensors, "custom_load": False}
 
 
-def _is_video(weights: dict[str, Tensor]) -> bool:
+def _is_video(weights: Mapping[str, Tensor]) -> bool:
     """Whether a state dict is a video model's and no image model's."""
     stem = weights.get("patch_embed.proj.weight")
     return "time_embed" in weights or any(".added." in key for key in weights) or (stem is not None and stem.ndim == 5)

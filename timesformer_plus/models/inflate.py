@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 import timm
 import torch
 from timm.models import adapt_input_conv
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.eva import Eva, EvaBlockPostNorm
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import nn
 
 from .adopt import make_video
@@ -41,7 +41,8 @@ def inflate(
     The image model's weights become those of the primary attention of every block (see ``SpaceTimeBlock``), of the
     MLPs, the norms, the stem, the positions and the head, under the names that they had. With ``init="zero"`` the new
     attentions change nothing at first: a clip that stands still is scored as its picture is by the image model, in
-    every pattern whose blocks all have an ``s``.
+    every pattern of ``s`` with ``t`` or ``c`` (but for models that pool class and patch tokens by one attention, as the
+    Perception Encoders do: their tokens are the same, and T frames' patches outvote the class token).
 
     Args:
         image_model: A name of timm's, with or without a tag, or a model. A model is copied, with its weights and its
@@ -171,7 +172,8 @@ def make_inflated(
     model: Any = make_video(image, **options)
     for block, branch in _added_attentions(model):
         if init == "copy":
-            _copy_weights(block.norm1, branch["norm"])
+            if not isinstance(block, (ResPostBlock, EvaBlockPostNorm)):  # theirs normalises updates, not tokens
+                _copy_weights(block.norm1, branch["norm"])
             _copy_weights(block.attn, branch["attn"], but=("fc.weight", "fc.bias"))
         elif init == "random":
             _draw_linear(branch["attn"].fc)

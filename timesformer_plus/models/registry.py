@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .weight_files import read_weights
 from .weights import Misfit, filter_checkpoint
 
-__all__ = ["Published", "clip_cfg", "create_video_model", "published", "published_cfg"]
+__all__ = ["Published", "clip_cfg", "create_video_model", "published", "published_cfg", "read_pretrained"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -191,7 +191,7 @@ def _load_pretrained(model: nn.Module, variant: str, cfg: dict[str, Any], cache_
     if cfg.get("custom_load"):
         load_custom_pretrained(model, cfg, cache_dir=cache_dir)
         return
-    tensors, source = _read_pretrained(variant, cfg, cache_dir)
+    tensors, source = read_pretrained(variant, cfg, cache_dir)
     try:
         fitted = filter_checkpoint(tensors, model)
     except Misfit as error:
@@ -199,8 +199,19 @@ def _load_pretrained(model: nn.Module, variant: str, cfg: dict[str, Any], cache_
     model.load_state_dict(fitted)
 
 
-def _read_pretrained(variant: str, cfg: dict[str, Any], cache_dir: Any) -> tuple[Mapping[str, Tensor], str]:
-    """Read the tensors that a pretrained cfg names, in timm's order of places; and say where they are from."""
+def read_pretrained(variant: str, cfg: dict[str, Any], cache_dir: Any) -> tuple[Mapping[str, Tensor], str]:
+    """Read the tensors that a pretrained cfg names, in timm's order of places; and say where they are from.
+
+    Args:
+        variant: The registered name that wants them.
+        cfg: Its pretrained cfg.
+        cache_dir: Where timm keeps downloads; its default if ``None``.
+
+    Raises:
+        ValueError: They cannot be had, or read.
+        FileNotFoundError: A file was named that is not there.
+        RuntimeError: The cfg names none.
+    """
     hub, file, url = cfg.get("hf_hub_id"), cfg.get("file"), cfg.get("url")
     if cfg.get("source") == "local-dir":
         tensors: Mapping[str, Tensor] = load_state_dict_from_path(file)
