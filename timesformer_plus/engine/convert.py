@@ -105,11 +105,7 @@ def convert(
     """
     if output.exists() or output.is_symlink():
         raise ValueError(f"{output} exists and will not be replaced; move it away or choose another output")
-    for regex in allow:
-        try:
-            re.compile(regex)
-        except re.error as error:
-            raise ValueError(f"--allow {regex!r} is no regular expression ({error}); correct it") from error
+    _check_regexes(allow)
     found = find_source(source)
     tensors, digests = read_source(found, sha256=sha256, tensors_only=tensors_only)
     target = choose_target(found, tensors, name=model, args=args or {}, clips=clips or {})
@@ -141,6 +137,15 @@ def convert(
             details={ORIGIN_KEY: origin},
         )
     return Converted(output, table, tuple(notes))
+
+
+def _check_regexes(allow: Sequence[str]) -> None:
+    regex = ""
+    try:
+        for regex in allow:
+            re.compile(regex)
+    except re.error as error:
+        raise ValueError(f"--allow {regex!r} is no regular expression ({error}); correct it") from error
 
 
 def _fill(

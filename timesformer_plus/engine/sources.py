@@ -104,13 +104,22 @@ def read_source(
     tensors: dict[str, Tensor] = {}
     digests = {}
     for file in source.files:
-        part = _read_stripped(file, sha256) if tensors_only else read_weights(file, sha256=sha256)
+        part = _read_stripped(file, sha256) if tensors_only else _read(file, sha256)
         twice = sorted(part.keys() & tensors.keys())
         if twice:
             raise ValueError(f"{file} holds {twice[0]!r}, which another part of {source.path} holds too")
         tensors |= part
         digests[file.name] = _sha256(file)
     return tensors, digests
+
+
+def _read(file: Path, sha256: str | None) -> dict[str, Tensor]:
+    try:
+        return read_weights(file, sha256=sha256)
+    except ValueError as error:
+        if "wants to run" in str(error):
+            raise ValueError(f"{error}. Here --tensors_only true does the same") from error
+        raise
 
 
 def _read_stripped(file: Path, sha256: str | None) -> dict[str, Tensor]:
