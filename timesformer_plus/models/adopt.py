@@ -8,7 +8,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from .adopted_blocks import make_space_time_blocks, make_tubelet_embed
+from .adopted_blocks import make_space_time
 from .pattern import parse_pattern
 from .rotary_video_transformer import RotaryVideoTransformer
 from .space_time import SpaceTime
@@ -70,8 +70,7 @@ def make_video(
         "input_format": input_format,
         "dynamic_num_frames": dynamic_num_frames,
     }
-    make_space_time_blocks(list(model.blocks), parsed.plan(len(model.blocks)))
-    make_tubelet_embed(model.patch_embed, **options)
+    make_space_time(model, parsed.plan(len(model.blocks)), **options)
     model.__class__ = _MODELS[type(image)]
     model._set_pattern(parsed, time_embed_std, time_rope=time_rope)
     own = {"pattern": model.pattern, "time_embed_std": time_embed_std, "time_rope": time_rope, **options}

@@ -27,8 +27,7 @@ __all__ = [
     "EvaPostNormSpaceTimeBlock",
     "EvaSpaceTimeBlock",
     "ResPostSpaceTimeBlock",
-    "make_space_time_blocks",
-    "make_tubelet_embed",
+    "make_space_time",
 ]
 
 
@@ -108,50 +107,40 @@ _REASONS = {
 }
 
 
-def make_space_time_blocks(blocks: list[nn.Module], plan: tuple[BlockPlan, ...]) -> None:
-    """Turn timm's blocks into space-time blocks, each with the attentions that its plan asks for.
-
-    The attention of an image block becomes the primary one. Added ones are of its class and sizes, newly initialised by
-    timm's rule for its transformers, and end in an ``fc`` of zeros.
-
-    Args:
-        blocks: timm's blocks; changed in place.
-        plan: One plan a block.
-
-    Raises:
-        ValueError: A block or attention of a kind that cannot be cut into groups, or letters that its heads cannot be
-            shared out among. Nothing was changed.
-    """
-    for block, block_plan in zip(blocks, plan, strict=True):
-        _check_block(block, block_plan)
-    for block, block_plan in zip(blocks, plan, strict=True):
-        _make_space_time(block, block_plan)
-
-
-def make_tubelet_embed(
-    stem: nn.Module,
+def make_space_time(
+    model: Any,
+    plan: tuple[BlockPlan, ...],
+    *,
     num_frames: int,
     tubelet_size: int = 1,
-    *,
     input_format: str | None = None,
     dynamic_num_frames: bool = False,
 ) -> None:
-    """Turn timm's patch embedding into one for clips that reads the central frame of every tubelet.
+    """Turn the stem and the blocks of one of timm's image models into those of a video model.
+
+    The stem reads the central frame of every tubelet. The attention of an image block becomes the primary one of the
+    block's plan. Added ones are of its class and sizes, newly initialised by timm's rule for its transformers, and end
+    in an ``fc`` of zeros.
 
     Args:
-        stem: timm's ``PatchEmbed``; changed in place.
+        model: The image model; its ``patch_embed`` and ``blocks`` are changed in place.
+        plan: One plan a block.
         num_frames: Frames of a clip, a multiple of ``tubelet_size``.
         tubelet_size: Frames of a token.
         input_format: As in ``TubeletEmbed``.
         dynamic_num_frames: As in ``TubeletEmbed``.
 
     Raises:
-        ValueError: Another kind of stem, sizes that do not divide, or an unknown format. Nothing was changed.
+        ValueError: A stem, block or attention of a kind that cannot be changed so, letters that heads cannot be shared
+            out among, sizes that do not divide, or an unknown format. Nothing was changed.
     """
+    for block, block_plan in zip(model.blocks, plan, strict=True):
+        _check_block(block, block_plan)
+    stem = model.patch_embed
     if type(stem) is not PatchEmbed:
         raise ValueError(
-            f"the stem is a {type(stem).__name__} and cannot be run on tubelets; a model whose stem is timm's "
-            "PatchEmbed can be made a video model"
+            f"the stem is a {type(stem).__name__}, which cannot be run on tubelets; only timm's PatchEmbed, one "
+            "convolution over a patch, can"
         )
     if input_format not in (None, "NCTHW", "NTCHW"):
         raise ValueError(f"{input_format=} must be 'NCTHW', 'NTCHW' or None")
@@ -163,6 +152,8 @@ def make_tubelet_embed(
     embed.set_num_frames(num_frames)
     if tubelet_size > 1:
         embed.proj = _read_central_frame(embed.proj, tubelet_size)
+    for block, block_plan in zip(model.blocks, plan, strict=True):
+        _change_block(block, block_plan)
 
 
 def _read_central_frame(image: nn.Conv2d, tubelet_size: int) -> nn.Conv3d:
@@ -194,7 +185,7 @@ def _check_block(block: nn.Module, plan: BlockPlan) -> None:
             check_letters(letters, attn.num_heads, plan.per_frame_prefix)
 
 
-def _make_space_time(block: Any, plan: BlockPlan) -> None:
+def _change_block(block: Any, plan: BlockPlan) -> None:
     names, primary = name_attentions(plan.steps)
     per_frame = plan.per_frame_prefix
     added = nn.ModuleDict()
@@ -203,10 +194,10 @@ def _make_space_time(block: Any, plan: BlockPlan) -> None:
             norm, attn, drop_path = copy.deepcopy((block.norm1, block.attn, block.drop_path1))
             _initialise(norm, attn)
             _make_grouped(attn, letters, per_frame, zero_fc=True)
-            added[name] = nn.ModuleDict({"norm": norm, "attn": attn, "drop_path": drop_path}).train(block.training)
+            added[name] = nn.ModuleDict({"norm": norm, "attn": attn, "drop_path": drop_path})
     _make_grouped(block.attn, primary, per_frame, zero_fc=False)
     block.__class__ = _BLOCKS[type(block)]
-    block.steps, block._names, block.added = plan.steps, tuple(name for name, _ in names), added
+    block.steps, block._names, block.added = plan.steps, tuple(name for name, _ in names), added.train(block.training)
 
 
 def _make_grouped(attn: Any, letters: tuple[str, ...], per_frame_prefix: bool, *, zero_fc: bool) -> None:

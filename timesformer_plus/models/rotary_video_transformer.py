@@ -8,7 +8,7 @@ from typing import Any, Literal
 from timm.models.eva import Eva
 from torch import Tensor
 
-from .adopted_blocks import make_space_time_blocks, make_tubelet_embed
+from .adopted_blocks import make_space_time
 from .group_attention import GroupAttention
 from .pattern import parse_pattern
 from .space_time import SpaceTime
@@ -63,8 +63,7 @@ class RotaryVideoTransformer(SpaceTime, Eva):  # type: ignore[misc]  # timm's cl
             "dynamic_num_frames": dynamic_num_frames,
         }
         parsed = parse_pattern(pattern)
-        make_space_time_blocks(list(self.blocks), parsed.plan(len(self.blocks)))
-        make_tubelet_embed(self.patch_embed, **options)
+        make_space_time(self, parsed.plan(len(self.blocks)), **options)
         self._set_pattern(parsed, time_embed_std, pos_embed_std, time_rope=time_rope)
         own = {"time_embed_std": time_embed_std, "pos_embed_std": pos_embed_std, "time_rope": time_rope}
         given = {"pattern": self.pattern, **own, **options, **kwargs}
