@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,7 +18,7 @@ from .pattern import Pattern, format_pattern, parse_pattern
 from .positions import PosEmbed, WavePositions, resize_joint_embed
 from .rotary_3d import RopeType, rotary_3d
 from .space_time import SpaceTime
-from .tokens import LETTERS, Grid
+from .tokens import Grid
 
 __all__ = ["VideoTransformer"]
 
@@ -108,15 +109,10 @@ class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # t
 
         def block_fn(*, depth: int, **options: Any) -> SpaceTimeBlock:
             steps, per_frame = plan[depth].steps, plan[depth].per_frame_prefix
-            options |= {} if k_bias else {"k_bias": False}
-            return SpaceTimeBlock(steps=steps, per_frame_prefix=per_frame, depth=depth, **options)
+            return SpaceTimeBlock(steps=steps, per_frame_prefix=per_frame, k_bias=k_bias, depth=depth, **options)
 
         table = "learn" if pos_embed == "learn" else "none"  # timm makes tables over space
         super().__init__(embed_layer=embed_layer, block_fn=block_fn, pos_embed=table, **kwargs)
-        self.pattern = format_pattern(parsed)
-        self.plan = plan
-        self._check_plan(self.grid)
-        self._check_pooling(parsed)
         dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.pos_embed_type, self.rope_type = pos_embed, rope_type
         if pos_embed == "joint":
@@ -125,10 +121,8 @@ class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # t
             nn.init.trunc_normal_(self.pos_embed, std=0.02)  # as timm does
         elif pos_embed == "sincos":
             self.wave_embed = WavePositions(self.grid, self.embed_dim, **dd)
-        has_time_embed = parsed.uses_time and pos_embed not in ("joint", "sincos") and rope_type is None
-        self.time_embed = nn.Parameter(torch.zeros(1, self.grid.t, self.embed_dim, **dd)) if has_time_embed else None
-        self.time_embed_std, self.pos_embed_std = time_embed_std, pos_embed_std
-        self._init_positions()
+        knows_time = pos_embed in ("joint", "sincos") or rope_type is not None
+        self._set_pattern(parsed, time_embed_std, pos_embed_std, time_embed=not knows_time)
         if rope_type is not None:
             rotary_3d(Grid(1, 1, 1), self.embed_dim // self.blocks[0].attn.num_heads, rope_type)  # refuses what it must
         if self.global_pool == "map" and attn_pool_type == "attentive":
@@ -208,22 +202,12 @@ class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # t
         dropped: Tensor = self.pos_drop(x)
         return dropped
 
-    def _rotary(self, grid: Grid, block_index: int) -> Tensor | None:
+    def _rotaries(self, grid: Grid, *, reduced: bool) -> Callable[[int], Tensor | None]:
         if self.rope_type is None:
-            return super()._rotary(grid, block_index)
-        attn, stem = self.blocks[block_index].attn, self.patch_embed
-        return rotary_3d(grid, attn.head_dim, self.rope_type, stem.patch_size[0], device=stem.proj.weight.device)
-
-    def _check_pooling(self, parsed: Pattern) -> None:
-        if (
-            self.global_pool in ("token", "prr")
-            and self.has_class_token
-            and not any(LETTERS[letter].prefix for letter in parsed.letters)
-        ):
-            raise ValueError(
-                f"pattern {self.pattern!r} never lets the class token see a patch, and global_pool="
-                f"{self.global_pool!r} reads only that; pass global_pool='avg' or add a letter such as 's'"
-            )
+            return super()._rotaries(grid, reduced=reduced)
+        attn, stem = self.blocks[0].attn, self.patch_embed
+        rope = rotary_3d(grid, attn.head_dim, self.rope_type, stem.patch_size[0], device=stem.proj.weight.device)
+        return lambda _: rope
 
     def _set_norm_eps(self, norm_eps: float | None, fc_norm_eps: float | None) -> None:
         if norm_eps is not None:
