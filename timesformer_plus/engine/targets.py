@@ -17,7 +17,11 @@ from timesformer_plus.engine.checkpoint import RECIPE_KEY
 from timesformer_plus.engine.published import class_names, recipe_of
 from timesformer_plus.engine.sources import Source
 from timesformer_plus.models.registry import Published, published
-from timesformer_plus.models.transformers_config import TransformersModel, read_transformers_config
+from timesformer_plus.models.transformers_config import (
+    TransformersModel,
+    read_preprocessor_config,
+    read_transformers_config,
+)
 from timesformer_plus.models.weights import find_family
 
 MOST_NAMES = 12
@@ -134,8 +138,9 @@ def _recipe(
     cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     height, width = model.patch_embed.img_size  # type: ignore[union-attr, misc]
     sizes: dict[str, Any] = {"num_frames": int(model.num_frames), "img_size": (int(height), int(width))}  # type: ignore[arg-type]
-    found = {key: source.preprocessor.get(f"image_{key}") for key in ("mean", "std")}
-    pixels: dict[str, Any] = {key: tuple(value) for key, value in found.items() if value is not None}
+    pixels = read_preprocessor_config(source.preprocessor)
+    if pixels.get("short_side") == min(sizes["img_size"]):
+        del pixels["short_side"]  # what None stands for
     notes: list[str] = []
     stored = source.config.get(RECIPE_KEY)
     if isinstance(stored, Mapping):
@@ -143,7 +148,7 @@ def _recipe(
     elif known is not None:
         recipe = dataclasses.replace(recipe_of(name, known), **sizes)
         for key, value in pixels.items():
-            if value != getattr(recipe, key):
+            if key in ("mean", "std") and value != getattr(recipe, key):
                 notes.append(f"{source.path} says {key} {value}, {name} {getattr(recipe, key)}, which was taken")
     else:
         recipe = ClipRecipe(
@@ -158,7 +163,7 @@ def _recipe(
                 "nobody says how clips were cut: frames are taken from equal parts of the video; state it with "
                 "--clips.sampling stride --clips.stride N, or name a published checkpoint with --model"
             )
-        if not pixels and not {"mean", "std"} <= clips.keys():
+        if not {"mean", "std"} <= pixels.keys() | clips.keys():
             notes.append(f"nobody says how pixels were normalised: mean {recipe.mean}, std {recipe.std} are of {name}")
     fixed = sorted(sizes.keys() & clips.keys())
     if fixed:
@@ -204,8 +209,9 @@ def _our_names(family: str = "") -> list[str]:
         for name in timm.list_models(module=module.rpartition(".")[2])
         if not name.endswith("_from_image")
     )
-    plain = re.sub(r"[^a-z0-9]", "", family.lower())
-    return [name for name in names if plain.startswith(name.partition("_")[0])] or names
+    plain = re.sub(r"[^a-z0-9]", "", family.partition("(")[0].lower())
+    first = {name: name.partition("_")[0] for name in names}
+    return [name for name in names if plain.startswith(first[name]) or first[name].startswith(plain)] or names
 
 
 def _sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -249,7 +255,7 @@ def _agrees(sizes: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
 
 def _nearest_name(family: str, args: Mapping[str, Any]) -> str:
     """The registered name of a family that most sizes agree with; arguments say the rest."""
-    names: Sequence[str] = [name for name in _our_names(family) if name.startswith(family)]
+    names: Sequence[str] = [name for name in _our_names(family) if name.startswith(f"{family}_")]
     if not names:
         raise ValueError(f"no {family} model is registered")
     wanted = _sizes_of_model(_create_meta(names[0], args))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["TransformersModel", "read_transformers_config"]
+__all__ = ["TransformersModel", "read_preprocessor_config", "read_transformers_config"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ def read_transformers_config(config: Mapping[str, Any]) -> TransformersModel:
     if family not in _DEFAULTS:
         raise ValueError(f"model_type {family!r} is none of those that can be read: {', '.join(_DEFAULTS)}")
     said = {**_DEFAULTS[family], **{key: value for key, value in config.items() if value is not None}}
+    if family == "videomae":  # renamed in transformers 5
+        said["qkv_bias"] = config.get("qv_bias", said["qkv_bias"])
     # to transformers a model is what its class says; a file without it is read as the classifier
     kinds = [str(name) for name in said.get("architectures", ())]
     has_head = not kinds or any(kind.endswith("ForVideoClassification") for kind in kinds)
@@ -114,6 +116,40 @@ def read_transformers_config(config: Mapping[str, Any]) -> TransformersModel:
         classes=() if unnamed else labels,
         multi_label=said.get("problem_type") == "multi_label_classification",
     )
+
+
+def read_preprocessor_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what a preprocessor_config.json of ``transformers`` does to pixels.
+
+    Args:
+        config: The parsed file; empty if there is none.
+
+    Returns:
+        What the file settles of ``mean`` and ``std``, for pixels in 0..1, and of ``short_side``, to which the shorter
+        side of a frame is resized before the crop.
+    """
+    kinds = " ".join(str(config.get(f"{kind}_processor_type")) for kind in ("image", "video"))
+    is_vivit = "Vivit" in kinds + str(config.get("feature_extractor_type"))
+    said: dict[str, Any] = {}
+    mean, std = config.get("image_mean"), config.get("image_std")
+    if not config.get("do_normalize", True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if mean is not None and std is not None:
+        # theirs scales bytes, ours numbers in 0..1; ViViT's subtracts 1 before it normalises
+        factor = (
+            config.get("rescale_factor", 1 / 127.5 if is_vivit else 1 / 255) if config.get("do_rescale", True) else 1
+        )
+        offset = 1.0 if config.get("offset", is_vivit) else 0.0
+        scale = round(255 * float(factor), 6)
+        said = {
+            "mean": tuple((float(value) + offset) / scale for value in mean),
+            "std": tuple(float(value) / scale for value in std),
+        }
+    size = config.get("size")
+    side = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    if isinstance(side, int) and config.get("do_resize", True):
+        said["short_side"] = side
+    return said
 
 
 def _shared(said: dict[str, Any]) -> dict[str, Any]:
