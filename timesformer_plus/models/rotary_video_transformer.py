@@ -83,7 +83,8 @@ class RotaryVideoTransformer(SpaceTime, Eva):  # type: ignore[misc]  # timm's cl
     def model_args(self) -> dict[str, Any]:
         """Arguments that build this model again, as it is now; what ``save_for_hf(model_args=...)`` wants."""
         args = super().model_args
-        return {**args, "use_fc_norm": args.pop("fc_norm")}
+        args["use_fc_norm"] = args.pop("fc_norm")  # timm's Eva has another name for it
+        return args
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
         """Initialise as timm does; positions as ``time_embed_std`` and ``pos_embed_std`` say.
