@@ -302,8 +302,10 @@ def key_table(name: str) -> int:
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-def test_every_name_closes_its_key_table(share: int) -> None:
+def test_every_name_closes_its_key_table(share: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every image key is used, every video key explained, or the name is refused, with the reason."""
+    # two thirds of the time would go into drawing numbers that the meta device does not keep
+    monkeypatch.setattr("timm.layers.weight_init._trunc_normal_", lambda tensor, *_: tensor, raising=False)
     names = NAMES[share::SHARES]
     refused = {name: reason for name in names if (reason := refusal(name)) is not None}
     print(f"{len(names) - len(refused)} of {len(names)} names inflated, {len(refused)} refused")

@@ -229,4 +229,4 @@ def resize_time_embed(embed: Tensor, num_frames: int) -> Tensor:
         return embed
     channels_first = embed.float().transpose(1, 2)
     resized = F.interpolate(channels_first, size=num_frames, mode="linear", align_corners=False)
-    return resized.transpose(1, 2).to(embed.dtype)
+    return resized.transpose(1, 2).contiguous().to(embed.dtype)  # safetensors writes nothing else

@@ -136,26 +136,24 @@ def _inflate_name(name: str, kwargs: dict[str, Any], **source: Any) -> Any:
             raise
         raise ValueError(f"the weights given for {name} do not fit it: {error}") from error
     check_inflatable(image)
-    _check_all_loaded(image, source)
+    _check_all_loaded(name, image, source)
     replace_head(image, **head)
     return make_inflated(image, **video)
 
 
-def _check_all_loaded(image: nn.Module, source: dict[str, Any]) -> None:
-    """Refuse a file that timm was lenient with: it is with SigLIP's wherever those are not pooled by attention."""
+def _check_all_loaded(name: str, image: Any, source: dict[str, Any]) -> None:
+    """Refuse what timm's loader lets pass: it is lenient with SigLIP's weights without their pooling by attention."""
     weights = source.get("pretrained_cfg_overlay", {}).get("state_dict", {})
-    if "patch_embed.proj.weight" not in weights:  # nothing was read, or timm's filter has renamed what was
+    if "siglip" not in name or image.global_pool == "map" or "patch_embed.proj.weight" not in weights:
         return
     own = image.state_dict().keys()
     missing = sorted(own - weights.keys())
-    left_over = sorted(key for key in weights.keys() - own if not key.startswith(("attn_pool.", "pre_logits.")))
-    if missing and left_over:
+    left_over = sorted(key for key in weights.keys() - own if not key.startswith("attn_pool."))
+    if missing or left_over:
         raise ValueError(
-            f"the file does not fit the image model: the model wants {missing[:8]} ({len(missing)} keys) that the file "
-            f"has not; the file has {left_over[:8]} ({len(left_over)} keys) that the model has no place for"
+            f"the weights given for {name} do not fit it: they lack {missing[:8]} ({len(missing)} keys of the model), "
+            f"and {left_over[:8]} ({len(left_over)} keys) have no place in it"
         )
-    if missing:
-        raise ValueError(f"the file lacks {missing[:8]} ({len(missing)} keys) of the image model")
 
 
 def _read_weights(name: str, overlay: dict[str, Any], cache_dir: Any) -> dict[str, Any]:
