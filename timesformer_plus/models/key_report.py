@@ -22,6 +22,7 @@ class Named:
     renamed: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # before they are brought to the model's size
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,6 @@ class KeyReport:
 def compare(
     named: Named,
     own: Mapping[str, Tensor],
-    before: Mapping[str, tuple[int, ...]],
     allow: Sequence[str] = (),
     *,
     is_image: bool = False,
@@ -81,7 +81,6 @@ def compare(
     Args:
         named: The file's tensors by the model's names, brought to its size.
         own: The model's.
-        before: Shapes by the model's names before they were brought to its size.
         allow: Regular expressions of names that may be left over, missing or different.
         is_image: Whether an image model's file is held against a video model, which may have more.
     """
@@ -116,7 +115,7 @@ def compare(
             ignored[theirs.get(key, key)] = why
         else:
             left_over.append(theirs.get(key, key))
-    shapes = {key: (old, tuple(named.tensors[key].shape)) for key, old in before.items() if key in named.tensors}
+    shapes = {key: (old, tuple(named.tensors[key].shape)) for key, old in named.shapes.items() if key in named.tensors}
     return KeyReport(
         family=named.family.name if named.family else None,
         loaded=tuple(loaded),

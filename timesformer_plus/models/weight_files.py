@@ -161,7 +161,8 @@ def _load_pickle(path: Path, *, mapped: bool) -> Any:
                 "tensors alone out of it, in a throw-away process that runs none of that: "
                 f"{CONVERT} {shlex.quote(str(path))} {shlex.quote(str(output))}"
             ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        inner = error.__context__ or error  # torch wraps it into the advice to read the file with its code
+        reason = (str(inner).splitlines() or [type(inner).__name__])[0]
         raise ValueError(f"{path} is damaged or truncated ({reason}); fetch it again") from error
 
 
@@ -174,7 +175,7 @@ def _wanted_globals(path: Path, error: Exception) -> list[str]:
             wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # files without zip are not searched
         wanted = []
-    return sorted(wanted) or re.findall(r"GLOBAL (\S+) was not an allowed", str(error))
+    return sorted(wanted) or re.findall(r"GLOBAL (\S+)", str(error))[:1]
 
 
 def _tensors(loaded: Any, path: Path) -> dict[str, Tensor]:

@@ -114,11 +114,10 @@ def fit_checkpoint(
     video = cast(SpaceTime, model)
     named = _rename(state_dict, video, released_resize=released_resize)
     is_image = named.family is None and _is_image(named.tensors)
-    before = {key: tuple(tensor.shape) for key, tensor in named.tensors.items()}
     if is_image and not _is_ours(named.tensors, video):
         named.tensors = _filter_image_checkpoint(named.tensors, video)
     named.tensors = fit_positions(fit_stem(named.tensors, video), video)
-    report = compare(named, model.state_dict(), before, allow, is_image=is_image)
+    report = compare(named, model.state_dict(), allow, is_image=is_image)
     if report.left_over or report.missing or report.mismatched:
         raise Misfit(complain(report), report)
     for key, (old, new) in report.resized.items():
@@ -156,7 +155,7 @@ def _rename(state_dict: Mapping[str, Tensor], model: SpaceTime, *, released_resi
             "known; leave released_resize out"
         )
     if family is None:
-        return Named(dict(state_dict))
+        return Named(dict(state_dict), shapes=_shapes(state_dict))
     named = Named({}, family)
     for key, tensor in state_dict.items():
         for pattern, why in family.ignored:
@@ -175,9 +174,14 @@ def _rename(state_dict: Mapping[str, Tensor], model: SpaceTime, *, released_resi
                     named.renamed[key] = ours
     if family.convert is not None:
         named.tensors = family.convert(named.tensors, model)
+    named.shapes = _shapes(named.tensors)
     if released_resize and family.released_resize is not None:
         named.tensors = family.released_resize(named.tensors, model)
     return named
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
 def _translate(key: str, family: Family) -> str | None:
