@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from timm.layers import GELU, GELUTanh, QuickGELU
+from timm.layers import GELU, GELUTanh, LayerNorm, LayerNormFp32, QuickGELU
 from torch import Tensor, nn
 
 from .layers import AxisAttention, SpaceTimeBlock
@@ -31,6 +31,8 @@ _ACTIVATIONS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.SiLU, "silu"),
     (nn.ReLU, "relu"),
 )
+
+_LAYER_NORMS = (nn.LayerNorm, LayerNorm, LayerNormFp32)
 
 _KEYS: tuple[tuple[str, str], ...] = (
     (r"cls_token", "timesformer.embeddings.cls_token"),
@@ -129,8 +131,8 @@ def _of_blocks(model: VideoTransformer) -> list[str]:
     attentions = [part for part in model.modules() if isinstance(part, AxisAttention)]
     norms = [part for name, part in model.named_modules() if name.rpartition(".")[2] in ("norm", "norm1", "norm2")]
     norms = [norm for norm in norms if _is_there(norm)]
-    plain = [norm for norm in norms if isinstance(norm, nn.LayerNorm) and norm.elementwise_affine]
-    # a LayerNorm whose bias is missing has a missing key as well
+    # by class, for timm's LayerNorm2d is one too; one whose bias is missing has a missing key as well
+    plain = [norm for norm in norms if type(norm) in _LAYER_NORMS and norm.elementwise_affine]
     others = sorted({type(norm).__name__ for norm in norms if norm not in plain})
     acts = {_activation(block.mlp) for block in blocks}
     checks = {
