@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -15,6 +16,8 @@ from .space_time import SpaceTime
 from .tokens import Grid
 
 __all__ = ["adapt_in_chans", "fit_positions", "fit_stem", "inflate_stem"]
+
+_logger = logging.getLogger(__name__)
 
 STEM = "patch_embed.proj.weight"
 
@@ -37,12 +40,19 @@ def fit_stem(tensors: dict[str, Tensor], model: SpaceTime) -> dict[str, Tensor]:
         return tensors
     fitted = weight
     if weight.ndim == 4 and weight.shape[2:] != own.shape[-2:]:
+        _logger.info("Resampled the checkpoint's patches from %s to %s pixels", _size(fitted), _size(own))
         fitted = resample_patch_embed(fitted, list(own.shape[-2:]))
     if weight.ndim == 5 and own.ndim == 4 and weight.shape[2] == 1:
         fitted = fitted.squeeze(2)  # a tubelet of one frame is a patch
     if weight.ndim == 4 and own.ndim == 5:
         fitted = inflate_stem(fitted, own.shape[2])
+    if fitted.shape[1] != own.shape[1]:
+        _logger.info("Adapted the checkpoint's stem from %d to %d channels", fitted.shape[1], own.shape[1])
     return {**tensors, STEM: adapt_in_chans(fitted, own.shape[1])}
+
+
+def _size(weight: Tensor) -> tuple[int, ...]:
+    return tuple(weight.shape[-2:])
 
 
 def inflate_stem(weight: Tensor, tubelet_size: int) -> Tensor:
@@ -110,11 +120,16 @@ def fit_positions(tensors: dict[str, Tensor], model: SpaceTime) -> dict[str, Ten
     if space is not None and isinstance(own, Tensor) and space.ndim == 3 and space.shape[1] > prefix:
         num_tokens = space.shape[1] - prefix
         if getattr(model, "pos_embed_type", "learn") == "joint":
-            fitted["pos_embed"] = resize_joint_embed(space, _source_clip(num_tokens, model), grid, prefix)
+            clip = _source_clip(num_tokens, model)
+            if clip != grid:
+                _logger.info("Resampled the checkpoint's positions from %s to %s tokens", tuple(clip), tuple(grid))
+            fitted["pos_embed"] = resize_joint_embed(space, clip, grid, prefix)
         elif (old := _source_frame(num_tokens, model)) != grid[1:]:
+            _logger.info("Resampled the checkpoint's positions from %s to %s tokens", old, tuple(grid[1:]))
             fitted["pos_embed"] = resize_space_embed(space, old, grid[1:], prefix)
     time, own = fitted.get("time_embed"), getattr(model, "time_embed", None)
-    if time is not None and own is not None and time.ndim == 3:
+    if time is not None and own is not None and time.ndim == 3 and time.shape[1] not in (0, grid.t):
+        _logger.info("Resampled the checkpoint's time embedding from %d to %d frames", time.shape[1], grid.t)
         fitted["time_embed"] = resize_time_embed(time, grid.t)
     return fitted
 

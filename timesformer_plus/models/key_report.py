@@ -155,18 +155,17 @@ def complain(report: KeyReport) -> str:
     """Say what does not fit, both sides of it, behind the name of a file."""
     total = len(report.loaded) + len(report.missing) + len(report.mismatched) + len(report.initial)
     what = f"does not fit the model ({len(report.loaded)} of its {total} tensors do)"
+    advice = f"Build the model with the file's own arguments{_hint(report)}, or name what may differ in allow=[REGEX]"
     if 2 * len(report.loaded) < total - len(report.initial) and len(report.left_over) > len(report.loaded):
         what = f"is a checkpoint of another architecture ({len(report.loaded)} of the model's {total} tensors fit)"
+        advice = "Create a model of its own architecture"
     sides = {
         "left over in the file": report.left_over,
         "missing in the file": report.missing,
         "different": [f"{key} ({how})" for key, how in report.mismatched.items()],
     }
     listed = [f"{side} ({len(keys)}): {_first(keys)}" for side, keys in sides.items() if keys]
-    return (
-        f"{what}; names of {report.family or 'timm or of this package'}; {'; '.join(listed)}. Build the model with the "
-        f"file's own arguments{_hint(report)}, or name what may differ in allow=[REGEX]"
-    )
+    return f"{what}; names of {report.family or 'timm or of this package'}; {'; '.join(listed)}. {advice}"
 
 
 def _first(keys: Sequence[str], count: int = 8) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ else:
     Transformer = object
 
 __all__ = ["SpaceTime"]
+
+_logger = logging.getLogger(__name__)
 
 
 class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to mypy
@@ -187,6 +190,8 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
         if img_size is not None or patch_size is not None:
             super().set_input_size(img_size=tuple(size), patch_size=patch_size)
         if self.time_embed is not None and self.time_embed.shape[1] != self.grid.t:
+            # timm says the same of space
+            _logger.info("Resized time embedding: %d to %d frames of tokens.", self.time_embed.shape[1], self.grid.t)
             self.time_embed = nn.Parameter(
                 resize_time_embed(self.time_embed.detach(), self.grid.t), requires_grad=self.time_embed.requires_grad
             )

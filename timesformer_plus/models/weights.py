@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,14 +12,12 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from .fitting import STEM, fit_positions, fit_stem
-from .key_report import KeyReport, Named, compare, complain, shape_text
+from .key_report import KeyReport, Named, compare, complain
 from .key_tables import FAMILIES, Family
 from .space_time import SpaceTime
 from .weight_files import read_weights
 
 __all__ = ["KeyReport", "Misfit", "filter_checkpoint", "find_family", "fit_checkpoint", "load_weights", "other_classes"]
-
-_logger = logging.getLogger(__name__)
 
 
 def find_family(keys: Sequence[str]) -> Family | None:
@@ -120,8 +117,6 @@ def fit_checkpoint(
     report = compare(named, model.state_dict(), allow, is_image=is_image)
     if report.left_over or report.missing or report.mismatched:
         raise Misfit(complain(report), report)
-    for key, (old, new) in report.resized.items():
-        _logger.info("Resampled %s of the checkpoint from %s to %s", key, shape_text(old), shape_text(new))
     own = model.state_dict()
     return {key: own[key] if key in report.initial else named.tensors[key] for key in own}, report
 
