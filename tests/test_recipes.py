@@ -14,7 +14,7 @@ from timesformer_plus.engine.batches import GlobalBatches
 from timesformer_plus.engine.build import build_model, build_optimizer, build_scheduler
 from timesformer_plus.engine.build_data import build_mixer, build_recipe
 from timesformer_plus.engine.checkpoint import save_checkpoint
-from timesformer_plus.engine.config import ModelConfig, parse_train_config
+from timesformer_plus.engine.config import EvaluationConfig, ModelConfig, parse_train_config
 from timesformer_plus.engine.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -112,19 +112,28 @@ def further_options(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_weights_get_pixels_as_they_know_them(name):
-    overlays = [config_of(name, *words).model for words in ([], *further_options(name))]
-    overlays = [
-        model.args["pretrained_cfg_overlay"] for model in overlays if model.pretrained and ":" not in model.name
-    ]
+    models = [config_of(name, *words).model for words in ([], *further_options(name))]
+    models = [model for model in models if model.pretrained and ":" not in model.name]
     if name == "configs/own_videos.yaml":
-        assert overlays  # its header has a command with weights
-    for overlay in overlays:
-        weights = timm.get_pretrained_cfg(Path(overlay["file"]).stem)
-        assert weights is not None, overlay["file"]
-        assert overlay["num_classes"] == weights.num_classes
-        if name not in PAPER:  # whose normalization is its authors' own, whatever the weights had
-            assert tuple(overlay["mean"]) == weights.mean
-            assert tuple(overlay["std"]) == weights.std
+        assert [model.name for model in models] == ["timesformer_from_image", "timesformer_base_patch16_224.fb_k400"]
+    for model in models:
+        overlay = model.args.get("pretrained_cfg_overlay")
+        if overlay == {"file": "PATH"}:  # a copy of what is named beside it
+            overlay = None
+        source = Path(overlay["file"]).stem if overlay else model.args.get("image_model", model.name)
+        assert "." in source, "an architecture alone does not say which weights"
+        weights = timm.get_pretrained_cfg(source)
+        assert weights is not None, source
+        assert weights.hf_hub_id, source
+        if name in PAPER and overlay:  # whose normalization is its authors' own, whatever the weights had
+            assert overlay["num_classes"] == weights.num_classes
+            assert (tuple(overlay["mean"]), tuple(overlay["std"])) == ((0.45,) * 3, (0.225,) * 3)
+        else:
+            assert overlay is None  # mean and std come with the name
+            with torch.device("meta"):
+                network = build_model(dataclasses.replace(model, pretrained=False), config_of(name).data, 8)
+            recipe = build_recipe(network, config_of(name).data, EvaluationConfig())
+            assert (recipe.mean, recipe.std) == (weights.mean, weights.std)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -169,9 +178,10 @@ def test_the_model_can_be_made_and_trained_by_its_optimizer(name):
     if "mean" in overlay:
         assert recipe.mean == tuple(overlay["mean"])
     # what the weights are called is what the model is
-    for size in ("small", "base"):
-        if f"vit_{size}" in str(overlay.get("file", "")):
-            assert f"_{size}_" in model.name
+    width = {"small": 384, "base": 768}
+    for size in width:
+        if f"vit_{size}" in str(overlay.get("file", model.args.get("image_model", ""))):
+            assert network.embed_dim == width[size]
     optimizer = build_optimizer(network, config.optim)
     scheduler = build_scheduler(optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=10)
     peak = 0.0
@@ -269,9 +279,10 @@ def test_hmdb51_is_trained_as_ucf101_but_for_the_epochs():
 @pytest.mark.parametrize("name", ["configs/ucf101.yaml", "configs/hmdb51.yaml"])
 def test_the_command_that_starts_from_a_run_loads_it_and_keeps_the_dropout(name, tmp_path, monkeypatch):
     recipe = config_of(name)
-    (words,) = further_options(name)
+    words, published = (words for words in further_options(name) if "PATH" not in words)
     config = config_of(name, *words)
-    kept = recipe.model.args.keys() - {"pretrained_cfg_overlay"}
+    assert config_of(name, *published).model.args == config.model.args
+    kept = recipe.model.args.keys() - {"image_model"}
     assert {key: config.model.args[key] for key in kept} == {key: recipe.model.args[key] for key in kept}
     # the run: a small model of the same pattern, with other classes, and pixels of its own
     monkeypatch.chdir(tmp_path)
@@ -354,6 +365,11 @@ def test_two_updates_of_a_small_model_with_everything_else_as_it_is(name, videos
     config = config_of(name, "--output", str(tmp_path / "run"))
     kept = {"drop_path_rate", "drop_rate", "global_pool", "class_token", "fc_norm"}
     args = {key: value for key, value in config.model.args.items() if key in kept}
+    if "image_model" in config.model.args:
+        model = {"name": "timesformer_from_image", "args": {"image_model": "test_vit", **args}}
+    else:
+        sizes = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+        model = {"name": "timesformer_test_patch8_32", "args": {**sizes, **args}}
     small = dataclasses.replace(
         config,
         data=dataclasses.replace(
@@ -372,11 +388,7 @@ def test_two_updates_of_a_small_model_with_everything_else_as_it_is(name, videos
             cache_dir=None,
             cache_mb=0,
         ),
-        model=ModelConfig(
-            name="timesformer_test_patch8_32",
-            pattern=config.model.pattern,
-            args={"depth": 1, "embed_dim": 32, "num_heads": 2, **args},
-        ),
+        model=ModelConfig(pattern=config.model.pattern, **model),
         augment=dataclasses.replace(config.augment, short_side=config.augment.short_side and (36, 40)),
         schedule=dataclasses.replace(
             config.schedule,

@@ -30,6 +30,7 @@ RERUNS = "mm_"
 FAMILY_PROTOCOLS = {
     "timesformer": ("paper_timesformer",),
     "videomae": ("videomae", "videomae_ssv2"),
+    "videomaev2": ("videomae", "videomae_ssv2"),
     "vivit": ("vivit",),
 }
 # whose authors take one frame from each part of a video on Something-Something, as TSN does, and no fixed step
