@@ -241,7 +241,11 @@ def test_an_object_that_timm_made_can_be_saved(kind: str, tmp_path: Path) -> Non
     save_for_hf(model, tmp_path, safe_serialization=True)
     assert_equal_models(timm.create_model(f"local-dir:{tmp_path}", pretrained=True), model)
     assert model.pretrained_cfg["mean"] == image.pretrained_cfg["mean"]
+    assert model.pretrained_cfg["tag"] == image.pretrained_cfg["tag"]
+
+    image.pretrained_cfg["tag"] = "of_my_own"
     inflated_again = inflate(f"local-dir:{save_image(image, tmp_path / 'image')}", "ts", 4, num_classes=5)
+    assert inflated_again.model_args["image_model"] == KINDS[kind]["image_model"].split(".")[0]
     assert torch.equal(inflated_again.blocks[1].mlp.fc1.weight, image.blocks[1].mlp.fc1.weight)
 
 
@@ -376,6 +380,28 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"trap\.pth"):
         create(**TINY, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "trap.pth")})
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_name_alone_loads_what_timm_has_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the hub's client replaced by a folder: the repository and file asked for are the image model's."""
+    image, file = image_file(tmp_path, "clip")
+    asked = []
+
+    def download(repo_id: str, filename: str, **_: object) -> str:
+        asked.append((repo_id, filename))
+        return file
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", download)
+    model = inflate(CLIP, "ts", 4, num_classes=5, input_format="NCTHW", **{**NARROW, "img_size": (32, 48)})
+    assert asked == [("timm/vit_base_patch16_clip_224.openai", "model.safetensors")]
+    own = model.state_dict()
+    assert torch.equal(own["blocks.1.attn.qkv.weight"], image.blocks[1].attn.qkv.weight)
+    image.set_input_size(img_size=(32, 48))
+    torch.testing.assert_close(own["pos_embed"], image.pos_embed.detach())
+    assert model.head.weight.shape == (5, 64)
+    save_for_hf(model, tmp_path / "saved", safe_serialization=True)
+    assert_equal_models(timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True), model)
+    assert len(asked) == 1  # the image weights are not asked for again
 
 
 def test_without_a_network_the_error_names_the_file() -> None:

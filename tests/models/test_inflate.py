@@ -264,8 +264,13 @@ REFUSED = {
     # the difference of two softmaxes
     "vit_dwee_patch16_reg1_gap_256",
     "vit_dlittle_patch16_reg1_gap_256",
+    # two class tokens, each with a head
+    "deit_tiny_distilled_patch16_224",
+    "deit_small_distilled_patch16_224",
+    "deit_base_distilled_patch16_224",
+    "deit_base_distilled_patch16_384",
 }
-MODULES = ("vision_transformer", "eva")
+MODULES = ("vision_transformer", "eva", "deit")
 SHARES = 12
 NAMES = [name for module in MODULES for name in timm.list_models(module=module)]
 

@@ -13,11 +13,11 @@ from timm.models import PretrainedCfg, is_model, model_entrypoint, register_mode
 from torch import Tensor, nn
 
 from .inflate import VIDEO_OPTIONS, check_inflatable, make_inflated, replace_head
+from .origin import NAME
 from .registry import create_video_model, read_pretrained
 
 __all__: list[str] = []  # register_model adds the entry point
 
-NAME = "timesformer_from_image"
 INFLATED = ("pattern", "num_frames", "tubelet_size", "init", "tubelet_init", *VIDEO_OPTIONS)
 """Arguments of the video model; what is none of these or of timm's builder is the image model's."""
 BUILDERS = ("features_only", "out_indices", "feature_cls", "pretrained_model_args")
@@ -75,7 +75,7 @@ def timesformer_from_image(
     }
     given = {**sizes, **builder, "pretrained_cfg": cfg, "cache_dir": cache_dir}
     # timm's builder calls what it takes for the class: the model is there already
-    built: Any = create_video_model(lambda **_: model, NAME, pretrained and is_video, {}, given)  # type: ignore[arg-type]
+    built: Any = create_video_model(lambda **_: model, NAME, pretrained and is_video, {}, given)
     built.pretrained_cfg.pop("state_dict", None)
     return built  # type: ignore[no-any-return]
 

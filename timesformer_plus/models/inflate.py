@@ -14,11 +14,17 @@ from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import nn
 
 from .adopt import make_video
+from .origin import NAME, Origin
+from .rotary_video_transformer import RotaryVideoTransformer
+from .video_transformer import VideoTransformer
 
-__all__ = ["Init", "TubeletInit", "check_inflatable", "inflate", "make_inflated", "replace_head"]
+__all__ = ["VIDEO_OPTIONS", "Init", "TubeletInit", "check_inflatable", "inflate", "make_inflated", "replace_head"]
 
 Init = Literal["zero", "copy", "random"]
 TubeletInit = Literal["central", "average", "random"]
+
+VIDEO_OPTIONS = ("input_format", "dynamic_num_frames", "time_embed_std", "time_rope")
+"""What ``make_video`` takes beside pattern, frames and tubelets."""
 
 
 def inflate(
@@ -35,7 +41,7 @@ def inflate(
     in_chans: int | None = None,
     img_size: int | tuple[int, int] | None = None,
     **options: Any,
-) -> nn.Module:
+) -> VideoTransformer | RotaryVideoTransformer:
     """Make a video model of an image transformer.
 
     The image model's weights become those of the primary attention of every block (see ``SpaceTimeBlock``), of the
@@ -71,17 +77,22 @@ def inflate(
     Raises:
         ValueError: A model that cannot be inflated, with the reason; options that do not fit it.
     """
-    wanted = {
+    wanted: dict[str, Any] = {
         "pattern": pattern,
         "num_frames": num_frames,
         "tubelet_size": tubelet_size,
         "init": init,
         "tubelet_init": tubelet_init,
     }
-    changed = {"num_classes": num_classes, "global_pool": global_pool, "in_chans": in_chans, "img_size": img_size}
+    changed: dict[str, Any] = {
+        "num_classes": num_classes,
+        "global_pool": global_pool,
+        "in_chans": in_chans,
+        "img_size": img_size,
+    }
     if isinstance(image_model, str) and not image_model.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        named: nn.Module = timm.create_model(
-            "timesformer_from_image",
+        named: VideoTransformer | RotaryVideoTransformer = timm.create_model(
+            NAME,
             pretrained=pretrained,
             image_model=image_model,
             **wanted,
@@ -102,14 +113,10 @@ def inflate(
         image = copy.deepcopy(image_model)
     check_inflatable(image)
     _adapt_image(image, **changed)
-    origin = _Origin(image)
+    origin = Origin(image)
     model = make_inflated(image, **wanted, **video_options)
     origin.record(model, {**wanted, **video_options})
     return model
-
-
-VIDEO_OPTIONS = ("input_format", "dynamic_num_frames", "time_embed_std", "time_rope")
-"""What ``make_video`` takes beside pattern, frames and tubelets."""
 
 
 def check_inflatable(image: Any) -> None:
@@ -151,7 +158,7 @@ def make_inflated(
     init: Init = "zero",
     tubelet_init: TubeletInit = "central",
     **options: Any,
-) -> Any:
+) -> VideoTransformer | RotaryVideoTransformer:
     """Turn an image model into a video model in place; what is new begins as asked.
 
     Args:
@@ -169,7 +176,7 @@ def make_inflated(
     ):
         if choice not in choices:
             raise ValueError(f"{name}={choice!r} must be one of {', '.join(map(repr, choices))}")
-    model: Any = make_video(image, **options)
+    model = make_video(image, **options)
     for block, branch in _added_attentions(model):
         if init == "copy":
             if not isinstance(block, (ResPostBlock, EvaBlockPostNorm)):  # theirs normalises updates, not tokens
@@ -177,7 +184,7 @@ def make_inflated(
             _copy_weights(block.attn, branch["attn"], but=("fc.weight", "fc.bias"))
         elif init == "random":
             _draw_linear(branch["attn"].fc)
-    stem = model.patch_embed.proj
+    stem: Any = model.patch_embed.proj
     if tubelet_init == "random":
         stem.reset_parameters()  # as timm leaves a new one
     elif tubelet_init == "average" and options.get("tubelet_size", 1) > 1:
@@ -284,77 +291,3 @@ def _draw_linear(layer: nn.Linear) -> None:
 def _average_frames(stem: nn.Conv3d, tubelet_size: int) -> None:
     """Spread the one frame that a stem (C, in_chans, tubelet_size, h, w) reads over all of them."""
     stem.weight.copy_(stem.weight.sum(dim=2, keepdim=True).expand_as(stem.weight) / tubelet_size)
-
-
-class _Unnamed(dict[str, str]):
-    """Stands for an image model that no name gives: refuses to be written as JSON, and says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason=reason)
-
-    def items(self) -> Any:  # what json reads
-        raise ValueError(self["reason"])
-
-    def __reduce__(self) -> Any:
-        return type(self), (self["reason"],)
-
-
-class _Origin:
-    """Where an image model came from, kept while it is turned into a video model in place."""
-
-    def __init__(self, image: Any) -> None:
-        self.cfg: dict[str, Any] = dict(getattr(image, "pretrained_cfg", None) or {})
-        self.args: dict[str, Any] = dict(getattr(image, "_model_args", {}))
-        self.args.pop("features_only", None)
-        self.kind = type(image).__name__
-        self.size = {
-            "num_classes": image.num_classes,
-            "global_pool": image.global_pool,
-            "in_chans": image.patch_embed.proj.in_channels,
-            "img_size": tuple(image.patch_embed.img_size),
-        }
-        norm_key = "fc_norm" if isinstance(image, VisionTransformer) else "use_fc_norm"
-        self.size[norm_key] = not isinstance(image.fc_norm, nn.Identity)
-
-    def record(self, model: Any, wanted: dict[str, Any]) -> None:
-        """Write into the video model how to build it again, or why nobody can."""
-        name, tag = self.cfg.get("architecture"), self.cfg.get("tag")
-        if tag and timm.models.get_pretrained_cfg(f"{name}.{tag}") is not None:
-            name = f"{name}.{tag}"
-        model.pretrained_cfg = {
-            **(self.cfg or timm.models.PretrainedCfg().to_dict()),
-            "architecture": "timesformer_from_image",
-            "num_classes": self.size["num_classes"],
-            "input_size": (self.size["in_chans"], *self.size["img_size"]),
-        }
-        model.pretrained_cfg.pop("state_dict", None)
-        model.default_cfg = model.pretrained_cfg
-        model._model_args = {**self.args, **self.size, **wanted, "image_model": name}
-        reason = self._why_not_again(model)
-        if reason:
-            model._model_args["image_model"] = _Unnamed(
-                f"this video model was inflated from a {self.kind} object and cannot be written so that it can be "
-                f"built again: {reason}; inflate a name of timm's instead and load your weights into that "
-                "(pretrained_cfg_overlay={'file': ...}), or save model.state_dict() and keep the code that built it"
-            )
-
-    def _why_not_again(self, model: Any) -> str | None:
-        name = model._model_args["image_model"]
-        if not name:
-            return "timm's create_model did not make the object, so no name and arguments are known that do"
-        try:
-            with torch.device("meta"):
-                again = timm.create_model("timesformer_from_image", pretrained=False, **model._model_args)
-        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-            return f"{name!r} with the arguments that timm noted gives no such model ({error})"
-        here, there = _shapes(model), _shapes(again)
-        wrong = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
-        if wrong:
-            return f"{name!r} with the arguments that timm noted has other parameters ({', '.join(wrong[:3])})"
-        if repr(model) != repr(again):
-            return f"{name!r} with the arguments that timm noted has other layers or options"
-        return None
-
-
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
