@@ -18,7 +18,7 @@ from .pattern import Pattern, format_pattern, parse_pattern
 from .positions import PosEmbed, WavePositions, resize_joint_embed
 from .rotary_3d import RopeType, rotary_3d
 from .space_time import SpaceTime
-from .tokens import Grid
+from .tokens import LETTERS, Grid
 
 __all__ = ["VideoTransformer"]
 
@@ -45,7 +45,8 @@ class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # t
             place of the time embedding, and is refused with a pattern of ``s``, ``h`` and ``w`` alone, whose frames do
             not know when they are.
         rope_type: Rotary positions in 3 axes, ``"vjepa2"`` or ``"vjepa2.1"`` (see ``RopeType``), in every attention;
-            they too take the place of the time embedding. Prefix tokens are not rotated.
+            they too take the place of the time embedding. Prefix tokens are not rotated, and with a pattern of ``s``,
+            ``h`` and ``w`` alone every frame is the first.
         k_bias: Whether keys have a bias. Without it the attentions have ``q_bias`` and ``v_bias`` (BEiT, VideoMAE).
         attn_pool_type: What ``global_pool="map"`` pools by: timm's ``AttentionPoolLatent`` or V-JEPA 2's
             ``AttentivePool``.
@@ -206,8 +207,17 @@ class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # t
         if self.rope_type is None:
             return super()._rotaries(grid, reduced=reduced)
         attn, stem = self.blocks[0].attn, self.patch_embed
-        rope = rotary_3d(grid, attn.head_dim, self.rope_type, stem.patch_size[0], device=stem.proj.weight.device)
+        # a prefix token is not turned, and 2's tiling is no rotation: either would tell a frame its moment
+        T = grid.t if self._frames_meet else 1
+        turned = grid._replace(t=T)
+        rope = rotary_3d(turned, attn.head_dim, self.rope_type, stem.patch_size[0], device=stem.proj.weight.device)
+        rope = rope.repeat(grid.t // T, 1)
         return lambda _: rope
+
+    @property
+    def _frames_meet(self) -> bool:
+        letters = {letter for block in self.plan for step in block.steps for letter in step.letters}
+        return any(LETTERS[letter].uses_time for letter in letters)
 
     def _set_norm_eps(self, norm_eps: float | None, fc_norm_eps: float | None) -> None:
         if norm_eps is not None:
