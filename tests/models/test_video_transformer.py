@@ -15,8 +15,18 @@ from torch import Tensor
 import timesformer_plus
 from timesformer_plus import Grid, VideoTransformer
 
-NAMES = timm.list_models(module="timesformer")
+FAMILIES = ["timesformer", "videomae", "vivit", "vjepa2"]
+NAMES = [name for family in FAMILIES for name in timm.list_models(module=family)]
 PATTERNS = ["s", "j", "ts", "st", "t+s", "lg", "twh", "cs", "t&s", "s*2 | j*2"]
+# the sizes are overridden by SMALL, so that names of one family differ in the pattern they come with and in nothing
+# else: every name with every pattern for TimeSformer, every pattern for one name of each other family
+FIRST = ["videomae_test_patch8_32", "vivit_test_patch8_32", "vjepa2_test_patch8_32"]
+CASES = [
+    *((name, pattern) for name in timm.list_models(module="timesformer") for pattern in PATTERNS),
+    # a table over time is refused where frames never meet
+    *((name, pattern) for name in FIRST for pattern in PATTERNS if pattern != "s" or name.startswith("vjepa2")),
+    *((name, "j") for name in NAMES if name not in FIRST and not name.startswith("timesformer")),
+]
 SMALL = {
     "depth": 4,
     "embed_dim": 16,
@@ -25,6 +35,7 @@ SMALL = {
     "patch_size": 4,
     "num_frames": 4,
     "num_classes": 5,
+    "tubelet_size": 1,
 }
 
 
@@ -52,6 +63,23 @@ def test_the_registered_names() -> None:
         "timesformer_base_patch16_448",
         "timesformer_base_patch16_224_f96",
         "timesformer_large_patch16_224",
+        "videomae_test_patch8_32",
+        "videomae_small_patch16_224",
+        "videomae_base_patch16_224",
+        "videomae_large_patch16_224",
+        "videomae_huge_patch16_224",
+        "videomaev2_small_patch16_224",
+        "videomaev2_base_patch16_224",
+        "videomaev2_large_patch16_224",
+        "videomaev2_huge_patch16_224",
+        "videomaev2_giant_patch14_224",
+        "vivit_test_patch8_32",
+        "vivit_base_patch16_224",
+        "vjepa2_test_patch8_32",
+        "vjepa2_large_patch16_256",
+        "vjepa2_huge_patch16_256",
+        "vjepa2_giant_patch16_256",
+        "vjepa2_giant_patch16_384",
     }
 
 
@@ -65,8 +93,26 @@ def test_every_name_at_its_full_size_without_memory(name: str) -> None:
         assert tuple(model.patch_embed.img_size) == tuple(cfg[1:])
         assert model(x).shape == (2, 7)
     frames = {"timesformer_base_patch16_448": 16, "timesformer_base_patch16_224_f96": 96}
-    assert model.num_frames == frames.get(name, 8)
-    assert model.pattern == "ts"
+    family = {"timesformer": 8, "videomae": 16, "videomaev2": 16, "vivit": 32, "vjepa2": 64}[name.split("_")[0]]
+    assert model.num_frames == frames.get(name, 8 if "test" in name else family)
+    assert model.pattern == ("ts" if name.startswith("timesformer") else "j")
+    assert model.pretrained_cfg["tag"] == "untrained"
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("videomae_base_patch16_224", 86.2),  # what the hub says of OpenGVLab/VideoMAEv2-Base
+        ("vivit_base_patch16_224", 88.6),  # transformers' class
+        ("vjepa2_large_patch16_256", 303.9),
+        ("vjepa2_giant_patch16_384", 1012.2),
+    ],
+)
+def test_parameter_counts_of_the_published_encoders(name: str, millions: float) -> None:
+    pool = {"global_pool": "avg"} if name.startswith("vjepa2") else {}
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=0, **pool)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +124,7 @@ def test_parameter_counts_of_the_papers_table_1(pattern: str, millions: float) -
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "pattern"), CASES)
 class TestContract:
     def test_forward_backward_and_checkpointing(self, name: str, pattern: str) -> None:
         # mean pooling: in "st" and "t+s" the class token never reads what the last block's time attention did
@@ -105,7 +150,9 @@ class TestContract:
         x = clip()
         features = model.forward_features(x)
         grid = Grid(4, 1, 1) if "|" in pattern else Grid(4, 4, 4)
-        assert features.shape == (2, 1 + grid.num_tokens, 16)
+        P = model.num_prefix_tokens
+        assert bool(P) is name.startswith(("timesformer", "vivit"))
+        assert features.shape == (2, P + grid.num_tokens, 16)
         torch.testing.assert_close(model.forward_head(features), model(x))
         assert model.forward_head(features, pre_logits=True).shape == (2, 16)
 
@@ -114,19 +161,18 @@ class TestContract:
         grids = [Grid(4, 4, 4)] * 2 + [grid] * 2
         assert [tuple(y.shape) for y in inter] == [(2, 16, *g) for g in grids]
         flat = model.forward_intermediates(x, [0, 3], output_fmt="NLC", intermediates_only=True, norm=True)
-        torch.testing.assert_close(flat[1], features[:, 1:])
+        torch.testing.assert_close(flat[1], features[:, P:])
         torch.testing.assert_close(
             model.norm(inter[0].flatten(2).transpose(1, 2)), flat[0], msg="NCTHW and NLC hold the same tokens"
         )
-        patches, prefix = model.forward_intermediates(
-            x, 1, return_prefix_tokens=True, norm=True, intermediates_only=True
-        )[0]
+        last = model.forward_intermediates(x, 1, return_prefix_tokens=True, norm=True, intermediates_only=True)[0]
+        patches, prefix = last if P else (last, features[:, :0])
         torch.testing.assert_close(torch.cat([prefix, patches.flatten(2).transpose(1, 2)], 1), features)
         early = model.forward_intermediates(x, [1], stop_early=True, intermediates_only=True)
         torch.testing.assert_close(early[0], inter[1])
         as_dict = model.forward_intermediates(x, 1, output_dict=True, return_prefix_tokens=True)
         torch.testing.assert_close(as_dict["image_features"], features)
-        assert as_dict["image_intermediates_prefix"][0].shape == (2, 1, 16)
+        assert not P or as_dict["image_intermediates_prefix"][0].shape == (2, P, 16)
         torch.testing.assert_close(model.get_intermediate_layers(x, 2, reshape=True)[1], inter[3])
 
     def test_features_only(self, name: str, pattern: str) -> None:
@@ -145,7 +191,7 @@ class TestContract:
         assert small(name, pattern=pattern, num_classes=0)(clip()).shape == (2, 16)
         unpooled = small(name, pattern=pattern, num_classes=0, global_pool="")
         tokens = 4 if "|" in pattern else 64
-        assert unpooled(clip()).shape == (2, 1 + tokens, 16)
+        assert unpooled(clip()).shape == (2, unpooled.num_prefix_tokens + tokens, 16)
 
     def test_parameter_groups_cover_everything_once(self, name: str, pattern: str) -> None:
         model = small(name, pattern=pattern)
@@ -156,7 +202,7 @@ class TestContract:
         decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
         assert scale[id(model.head.weight)] == 1.0
         assert scale[id(model.blocks[0].attn.qkv.weight)] < scale[id(model.blocks[3].attn.qkv.weight)] < 1.0
-        stem = [model.pos_embed, model.cls_token, model.patch_embed.proj.weight]
+        stem = [p for p in (model.pos_embed, model.cls_token, model.patch_embed.proj.weight) if p is not None]
         if model.time_embed is not None:
             stem.append(model.time_embed)
             assert "time_embed" in model.no_weight_decay()
@@ -499,7 +545,7 @@ def test_other_entries_of_timm_stay_as_they_are() -> None:
         "print(json.dumps(sorted(set(after) - set(before))))"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == sorted(NAMES)
+    assert json.loads(done.stdout) == sorted([*NAMES, *timm.list_models(module="from_image")])
 
 
 def test_public_names() -> None:
