@@ -7,6 +7,7 @@ import torch
 import timesformer_plus  # noqa: F401  registers the models
 from timesformer_plus import AxisAttention, Grid
 from timesformer_plus.analysis.attention_maps import attention_maps, rollout
+from timesformer_plus.models.rotary_video_transformer import RotaryVideoTransformer
 
 T, H, W = 4, 2, 2
 PLACES = [(t, h, w) for t in range(T) for h in range(H) for w in range(W)]
@@ -195,3 +196,29 @@ def test_rollout_refuses_a_read_out_that_saw_nothing(clips):
     model.global_pool = "token"  # which attention over time leaves out
     with pytest.raises(ValueError, match="lets nothing of the clip reach what is read"):
         rollout(model, clips)
+
+
+def test_maps_and_rollout_of_a_model_with_rotary_positions(clips):
+    torch.manual_seed(0)
+    model = RotaryVideoTransformer(
+        "ts", T, img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3, num_reg_tokens=1,
+        use_rot_pos_emb=True, time_rope=True,
+    )  # fmt: skip
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    seen = []
+    hook = model.blocks[0].attn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    time, space = attention_maps(model.eval(), clips)[:2]
+    hook.remove()
+    assert [time.letters, space.letters] == [("t",), ("s",)]
+    q, k, _ = (
+        model.blocks[0]
+        .attn._queries_keys_values(seen[0], model.grid, model.rope.get_embed().repeat(T, 1), None)
+        .unbind(2)
+    )
+    frame = [0, 1, *(2 + i for i, place in enumerate(PLACES) if place[0] == 2)]
+    for i in frame[2:]:
+        scores = torch.stack([(q[1, i, 0] * k[1, j, 0]).sum() / 8**0.5 for j in frame])
+        torch.testing.assert_close(space.weights[1, 0, i, frame], scores.softmax(dim=0))
+    heat = rollout(model, clips, query=(0, 0, 0))
+    torch.testing.assert_close(heat.sum(dim=(1, 2, 3)), torch.ones(2))

@@ -7,6 +7,7 @@ from timm.optim import create_optimizer_v2
 
 import timesformer_plus  # noqa: F401  registers the models
 from timesformer_plus.engine.freezing import kinds_of_layers, train_only
+from timesformer_plus.models.rotary_video_transformer import RotaryVideoTransformer
 from timesformer_plus.models.tokens import LETTERS
 
 
@@ -113,3 +114,17 @@ def test_what_is_frozen_stays_bit_for_bit_and_the_rest_learns():
         optimizer.step()
     moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
     assert moved == trained(network)
+
+
+def test_a_model_on_timms_eva():
+    network = RotaryVideoTransformer(
+        "ts", 2, img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3, init_values=0.1,
+        use_rot_pos_emb=True, rope_type="mixed",
+    )  # fmt: skip
+    kinds = kinds_of_layers(network)
+    assert set(kinds) == {"time", "space", "mlp", "norm", "embed", "head"}
+    assert {"blocks.0.gamma_1", "blocks.0.attn.q_bias", "blocks.0.norm1.weight"} <= kinds["space"]
+    assert {"blocks.1.gamma_2", "blocks.1.mlp.fc1.weight"} <= kinds["mlp"]
+    assert "blocks.0.added.t.attn.fc.weight" in kinds["time"]
+    assert "rope.freqs" in kinds["embed"]
+    assert set().union(*kinds.values()) == {name for name, _ in network.named_parameters()}

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..models.layers import AxisAttention, SpaceTimeBlock
+from ..models.group_attention import GroupAttention
+from ..models.layers import SpaceTimeBlock
 from ..models.pattern import BlockPlan
 from ..models.tokens import LETTERS, Grid, fold
 from ..models.video_transformer import VideoTransformer
@@ -122,7 +123,7 @@ def rollout(
 @dataclass
 class _Record:
     block: int
-    attention: AxisAttention
+    attention: GroupAttention
     grid: Grid
     num_prefix: int
     rows: list[Tensor] = field(default_factory=list)  # (B*G, heads, L, L), one a letter
@@ -139,14 +140,14 @@ def _record(model: VideoTransformer, clips: Tensor, blocks: Sequence[int]) -> li
         stack.enter_context(evaluating(model))
         for index in blocks:
             for module in _blocks(model)[index].modules():
-                if isinstance(module, AxisAttention):
+                if isinstance(module, GroupAttention):
                     stack.enter_context(_recording(module, index, records))
         model(clips)
     return records
 
 
 @contextmanager
-def _recording(attention: AxisAttention, block: int, records: list[_Record]) -> Iterator[None]:
+def _recording(attention: GroupAttention, block: int, records: list[_Record]) -> Iterator[None]:
     def note_call(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         x, grid = arguments
         records.append(_Record(block, attention, grid, x.shape[1] - grid.num_tokens))

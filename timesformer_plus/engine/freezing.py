@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from timesformer_plus.models.layers import AxisAttention, SpaceTimeBlock
+from timesformer_plus.models.group_attention import GroupAttention
+from timesformer_plus.models.layers import SpaceTimeBlock
 from timesformer_plus.models.tokens import LETTERS
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
-_EMBED = r"(patch_embed|pos_embed|time_embed|cls_token|reg_token)(\.|$)"
+_EMBED = r"(patch_embed|pos_embed|time_embed|cls_token|reg_token|rope)(\.|$)"
 _HEAD = r"(head|fc_norm|attn_pool)(\.|$)"
 
 
@@ -88,15 +89,16 @@ def _branches(block: SpaceTimeBlock) -> Iterator[tuple[str, str]]:
     """Kinds of layers in a block, with the names of the modules that they are made of."""
     for name, branch in block.added.items():
         attention = branch.get_submodule("attn")
-        assert isinstance(attention, AxisAttention)
+        assert isinstance(attention, GroupAttention)
         yield from ((LETTERS[letter].name, f"added.{name}") for letter in attention.letters)
     for letter in block.attn.letters:
-        yield from ((LETTERS[letter].name, part) for part in ("norm1", "attn", "ls1"))
-    yield from (("mlp", part) for part in ("norm2", "mlp", "ls2"))
+        yield from ((LETTERS[letter].name, part) for part in ("norm1", "attn", "ls1", "gamma_1"))
+    yield from (("mlp", part) for part in ("norm2", "mlp", "ls2", "gamma_2"))
 
 
 def _below(network: nn.Module, module: str) -> Iterator[str]:
-    return (f"{module}.{name}" for name, _ in network.get_submodule(module).named_parameters())
+    """Names of the parameters of a module, or of a parameter, if there is one of that name."""
+    return (name for name, _ in network.named_parameters() if name == module or name.startswith(f"{module}."))
 
 
 def _matching(entry: str, sizes: dict[str, int], kinds: dict[str, set[str]]) -> set[str]:
