@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
 
 from timesformer_plus import VideoTransformer
+from timesformer_plus.models.key_tables.fused import join_qkv, split_qkv
 from timesformer_plus.models.videomae import PUBLISHED
 
 CONFIG = {
@@ -217,3 +218,17 @@ def test_a_tag_says_what_its_weights_need(name: str) -> None:
     assert model.pretrained_cfg["mean"] == checkpoint.mean
     in_transformers_format = checkpoint.hf_hub_id.startswith("MCG-NJU/")
     assert model.blocks[0].norm1.eps == (1e-12 if in_transformers_format else 1e-6)
+
+
+@pytest.mark.parametrize("k_bias", [False, True])
+def test_the_way_back_takes_queries_keys_and_values_apart(k_bias: bool) -> None:
+    theirs, ours, _, _ = peer_and_ours(k_bias=k_bias)
+    load(ours, theirs.state_dict())
+    apart = split_qkv(ours.state_dict())
+    for i, layer in enumerate(theirs.videomae.encoder.layer):
+        for name in ("query", "key", "value"):
+            for kind, tensor in getattr(layer.attention.attention, name).named_parameters():
+                assert torch.equal(apart.pop(f"blocks.{i}.attn.{name[0]}.{kind}"), tensor)
+    left = [key for key in apart if "attn" in key and ".proj." not in key]
+    assert left == ([f"blocks.{i}.attn.k.bias" for i in range(3)] if k_bias else [])
+    assert join_qkv(split_qkv(ours.state_dict()), ours).keys() == ours.state_dict().keys()
