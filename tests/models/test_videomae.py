@@ -194,6 +194,18 @@ def test_a_bias_of_keys_that_is_not_zero_is_not_dropped() -> None:
         load(ours, {**state, **biases, name: torch.ones(48)})
 
 
+@pytest.mark.parametrize("layout", [as_on_the_hub, as_original])
+@pytest.mark.parametrize("pos_embed", ["learn", "joint", "none"])
+def test_a_model_with_other_positions_is_refused(pos_embed: str, layout) -> None:
+    """The file has no table of positions that could be missed."""
+    theirs, ours, _, _ = peer_and_ours(pos_embed=pos_embed)
+    state = layout(theirs)
+    if layout is as_original:
+        state = {f"model.{key}": tensor for key, tensor in state.items()}
+    with pytest.raises(ValueError, match=f"pos_embed='sincos', the model pos_embed='{pos_embed}'"):
+        load(ours, state)
+
+
 def test_through_timms_door_from_a_file_in_the_published_format(tmp_path) -> None:
     theirs, _, x, logits = peer_and_ours()
     save_file(as_on_the_hub(theirs), tmp_path / "model.safetensors")

@@ -16,6 +16,7 @@ from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model
 from timesformer_plus import Grid, VideoTransformer
 from timesformer_plus.models.rotary_3d import rotary_3d
 from timesformer_plus.models.vjepa2 import PUBLISHED
+from timesformer_plus.models.weights import load_weights
 
 CONFIG = {
     "crop_size": 32,
@@ -181,6 +182,26 @@ def test_encoders_of_the_original_repository(version: str) -> None:
     assert len(report.ignored) == (1 if version == "2" else 2)
     x = clip(CONFIG)
     torch.testing.assert_close(ours(x), source(x), **TOLERANCE)
+
+
+@pytest.mark.parametrize("rope_type", ["vjepa2", "vjepa2.1"])
+@pytest.mark.parametrize("version", ["2", "2.1", "transformers"])
+def test_weights_of_another_rotation_are_refused(version: str, rope_type: str, tmp_path) -> None:
+    """Nothing else would tell: the shapes are the same."""
+    encoder = {"num_classes": 0, "global_pool": "avg"}
+    if version == "transformers":
+        state = perturb(VJEPA2Model(VJEPA2Config(**CONFIG))).state_dict()
+    else:
+        state = as_original(ours_like(CONFIG, **encoder), version)
+    path = tmp_path / "vitl.pt"
+    torch.save(state if version == "transformers" else {"target_encoder": state, "epoch": 3}, path)
+    ours = ours_like(CONFIG, **encoder, rope_type=rope_type)
+    wanted = "vjepa2.1" if version == "2.1" else "vjepa2"
+    if rope_type == wanted:
+        assert load_weights(ours, path).family.startswith("V-JEPA 2")
+    else:
+        with pytest.raises(ValueError, match=f"are for rope_type='{wanted}', the model has rope_type="):
+            load_weights(ours, path)
 
 
 @pytest.mark.parametrize(

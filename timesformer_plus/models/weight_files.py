@@ -26,7 +26,10 @@ __all__ = ["read_weights"]
 _logger = logging.getLogger(__name__)
 
 # Where training scripts keep the tensors; timm prefers averaged ones, so do we
-WRAPPERS = ("state_dict_ema", "model_ema", "model_state", "state_dict", "model", "module")
+WRAPPERS = (
+    *("state_dict_ema", "model_ema", "model_state", "state_dict", "model", "module"),
+    *("ema_encoder", "target_encoder"),  # V-JEPA's encoders
+)
 # What torch.compile and DistributedDataParallel put in front of every name
 PREFIXES = ("_orig_mod.", "module.")
 

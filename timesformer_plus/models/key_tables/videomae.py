@@ -5,6 +5,8 @@ Fine-tuned files of the original repositories have our names already. The table 
 
 from __future__ import annotations
 
+from torch import Tensor, nn
+
 from .families import Family
 from .fused import join_qkv
 
@@ -12,6 +14,18 @@ __all__ = ["ORIGINAL", "TRANSFORMERS"]
 
 _DECODER = "of the decoder that pre-training reconstructs pixels with; the encoder has no use for it"
 _LAYER = r"^(?:videomae\.)?encoder\.layer\.(\d+)\."
+
+
+def _join(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Join q, k and v; refuse a model with other positions, since the file has none that could be missed."""
+    has = getattr(model, "pos_embed_type", "learn")
+    if has != "sincos":
+        raise ValueError(
+            f"VideoMAE has pos_embed='sincos', the model pos_embed={has!r}, with which its weights "
+            "mean nothing; create it with pos_embed='sincos'"
+        )
+    return join_qkv(state_dict, model)
+
 
 TRANSFORMERS = Family(
     name="VideoMAE (transformers)",
@@ -33,7 +47,7 @@ TRANSFORMERS = Family(
         (r"^classifier\.", "head."),
     ),
     ignored=((r"^(decoder\.|encoder_to_decoder\.|mask_token$|position_embeddings$)", _DECODER),),
-    convert=join_qkv,
+    convert=_join,
 )
 """``VideoMAEForVideoClassification``, ``VideoMAEForPreTraining`` (its encoder) and ``VideoMAEModel``.
 
@@ -46,5 +60,6 @@ ORIGINAL = Family(
     anchor=r"^(?:encoder|model|module|backbone)\.blocks\.\d+\.attn\.q_bias$",
     rows=((r"^(?:encoder|model|module|backbone)\.(.+)$", r"\1"), (r"^((?:head|fc_norm|norm)\..+)$", r"\1")),
     ignored=((r"^(?:module\.)?(decoder\.|encoder_to_decoder\.|mask_token$)", _DECODER),),
+    convert=_join,
 )
 """Files of pre-training, whose encoder has a prefix, and models inside a wrapper; versions 1 and 2."""

@@ -14,6 +14,22 @@ _LAYER = r"^(?:vjepa2\.)?encoder\.layer\.(\d+)\."
 _SELF = r"^pooler\.self_attention_layers\.(\d+)\."
 _CROSS = r"^pooler\.cross_attention_layer\."
 
+
+def _check_rotary(model: nn.Module, wanted: str) -> None:
+    """Refuse a model that would take the weights and turn queries and keys in another way, with nothing to show it."""
+    has = getattr(model, "rope_type", None)
+    if has != wanted:
+        raise ValueError(
+            f"these weights of V-JEPA are for rope_type={wanted!r}, the model has rope_type={has!r}, with which they "
+            f"mean nothing; create it with rope_type={wanted!r}"
+        )
+
+
+def _join(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    _check_rotary(model, "vjepa2")
+    return join_qkv(state_dict, model)
+
+
 TRANSFORMERS = Family(
     name="V-JEPA 2 (transformers)",
     anchor=r"^(?:vjepa2\.)?encoder\.embeddings\.patch_embeddings\.proj\.|^(?:vjepa2\.)?encoder\.layer\.\d+\.norm1\.",
@@ -34,13 +50,15 @@ TRANSFORMERS = Family(
         (r"^classifier\.", "head."),
     ),
     ignored=((r"^(?:vjepa2\.)?predictor\.", _PREDICTOR),),
-    convert=join_qkv,
+    convert=_join,
 )
 """``VJEPA2ForVideoClassification`` and ``VJEPA2Model``."""
 
 
-def _fold_modality(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:  # noqa: ARG001
+def _fold_modality(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Add what version 2.1 adds to every token of a clip to the stem's bias, and name the norm of the last block."""
+    is_newer = any(key.startswith(("norms_block.", "video_mod_embed")) for key in state_dict)
+    _check_rotary(model, "vjepa2.1" if is_newer else "vjepa2")
     folded = dict(state_dict)
     modality = folded.pop("video_mod_embed", None)
     if modality is not None and "patch_embed.proj.bias" in folded:
