@@ -70,8 +70,8 @@ PUBLISHED: dict[str, Published] = {
     "vjepa2_giant_patch16_384.fb_ssv2": _probe("vitg-fpc64-384-ssv2", "something_v2", 64, 77.3, 384),
     "vjepa2_giant_patch16_384.fb_diving48": _probe("vitg-fpc32-384-diving48", "diving48", 32, None, 384),
 }
-"""What the hub has, in transformers' format. The original files (``dl.fbaipublicfiles.com/vjepa2``), those of version
-2.1 among them, load through ``pretrained_cfg_overlay=dict(file=...)`` once the encoder is taken out of them."""
+"""What the hub has, in transformers' format. Encoders of the original files (``dl.fbaipublicfiles.com/vjepa2``) load
+through ``pretrained_cfg_overlay=dict(file=...)``, those of version 2.1 with ``rope_type="vjepa2.1"`` besides."""
 
 
 def _untrained(img_size: int) -> dict[str, Any]:
