@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import save_file
 from timesformer_peers import CLASSES, as_official, make_peer, options, randomise
 from timm.models import adapt_input_conv
+from timm.models._hub import save_for_hf
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
+from timesformer_plus.models.adopt import make_video
 from timesformer_plus.models.registry import published
 from timesformer_plus.models.weights import KeyReport, Misfit, filter_checkpoint, fit_checkpoint, load_weights
 
@@ -324,6 +327,64 @@ def test_tubelets_of_another_length_are_refused() -> None:
         ValueError, match=r"patch_embed.proj.weight \(48x3x2x8x8 in the file, 48x3x4x8x8 in the model\)"
     ):
         fit_checkpoint(clip_model(tubelet_size=2).state_dict(), clip_model(tubelet_size=4))
+
+
+@pytest.mark.parametrize("tubelet_size", [1, 2])
+def test_the_layout_of_another_image_project_goes_through_timms_filter(tubelet_size: int) -> None:
+    """DINOv2's own file: a mask token, registers and class token apart, LayerScale by its own name."""
+    kind = {"reg_tokens": 4, "no_embed_class": False, "init_values": 1e-2}
+    image = VisionTransformer(**{**SIZE, "num_classes": 0}, **{**kind, "no_embed_class": True}).eval()
+    randomise(image)
+    state = image.state_dict()
+    # there, the class token's position is the table's first row
+    row = torch.randn(1, 1, 16)
+    theirs = {key.replace("reg_token", "register_tokens"): value for key, value in state.items()}
+    theirs |= {
+        "mask_token": torch.zeros(1, 16),
+        "cls_token": state["cls_token"] - row,
+        "pos_embed": torch.cat([row, state["pos_embed"]], dim=1),
+    }
+    model = timm.create_model(
+        "timesformer_test_patch8_32",
+        pattern="ts",
+        num_frames=2 * tubelet_size,
+        tubelet_size=tubelet_size,
+        **{**SIZE, "num_classes": 0},
+        **{**kind, "no_embed_class": True},
+    ).eval()
+    fitted, report = fit_checkpoint(theirs, model)
+    model.load_state_dict(fitted)
+    assert all("an image model has none" in why for why in report.initial.values())
+    x = torch.randn(1, 3, 16, 16)
+    still = x[:, :, None].expand(-1, -1, 2 * tubelet_size, -1, -1)
+    torch.testing.assert_close(model(still), image(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [{}, {"qkv_fused": False}, {"use_rot_pos_emb": True, "num_reg_tokens": 4}])
+def test_an_adopted_rotary_model_takes_the_file_of_its_image_model(kind: dict, tmp_path: Path) -> None:
+    """Its names, ``q_bias`` among them, are not taken for those of another project."""
+    image = Eva(**SIZE, **kind).eval()
+    randomise(image)
+    save_file(image.state_dict(), tmp_path / "image.safetensors")
+    model = make_video(Eva(**SIZE, **kind), pattern="ts", num_frames=2).eval()
+    assert load_weights(model, tmp_path / "image.safetensors").family is None
+    x = torch.randn(1, 3, 16, 16)
+    torch.testing.assert_close(model(x[:, :, None].expand(-1, -1, 2, -1, -1)), image(x), rtol=1e-5, atol=1e-5)
+    tubelets = make_video(Eva(**{**SIZE, "img_size": 24}, **kind), pattern="ts", num_frames=4, tubelet_size=2)
+    report = load_weights(tubelets, tmp_path / "image.safetensors")
+    assert report.resized["patch_embed.proj.weight"] == ((16, 3, 4, 4), (16, 3, 2, 4, 4))
+    assert report.resized["pos_embed"][1] == tuple(tubelets.pos_embed.shape)
+
+
+def test_a_damaged_folder_is_told_as_damage(tmp_path: Path) -> None:
+    source = clip_model()
+    save_for_hf(source, tmp_path, model_args=source.model_args, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert torch.equal(again.head.weight, source.head.weight)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is a damaged or truncated safetensors file"):
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
 
 
 def test_half_precision_fits() -> None:

@@ -214,7 +214,8 @@ def read_pretrained(variant: str, cfg: dict[str, Any], cache_dir: Any) -> tuple[
     """
     hub, file, url = cfg.get("hf_hub_id"), cfg.get("file"), cfg.get("url")
     if cfg.get("source") == "local-dir":
-        tensors: Mapping[str, Tensor] = load_state_dict_from_path(file)
+        ours = Path(str(file)) / HUB_FILES[0]
+        tensors: Mapping[str, Tensor] = read_weights(ours) if ours.is_file() else load_state_dict_from_path(file)
         return tensors, str(file)
     if cfg.get("source") != "hf-hub":
         if cfg.get("state_dict"):
