@@ -115,6 +115,12 @@ def test_the_folder_says_what_is_needed_to_use_it(peer_folder, tmp_path):
     # what was said goes on to the next folder
     convert(tmp_path / "ours", tmp_path / "again")
     assert load_checkpoint(tmp_path / "again").recipe == recipe
+    # also under a name that is given, with the sizes that are
+    sizes = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_frames": 4, "num_classes": 5, "mlp_ratio": 100.5 / 48}
+    convert(tmp_path / "ours", tmp_path / "named", model="timesformer_test_patch8_32", args=sizes)
+    assert load_checkpoint(tmp_path / "named")[1:] == (classes, recipe)
+    named = json.loads((tmp_path / "named" / "config.json").read_text())
+    assert named["pretrained_cfg"]["license"] == "cc-by-nc-4.0"
     convert(tmp_path / "ours", tmp_path / "back", to="hf")
     written = json.loads((tmp_path / "back" / "preprocessor_config.json").read_text())
     assert {key: written[key] for key in processor} == processor

@@ -83,8 +83,9 @@ def convert(
         output: The folder to write; it must not exist.
         model: Registered name of the model, with a tag if it is a published checkpoint. A folder names its own.
         args: Arguments of that name, such as pattern or num_frames.
-        clips: How clips are cut, where neither the source nor the name's tag says: num_frames, sampling, stride, mean,
-            std, channel_order, short_side, num_clips, num_crops and so on, as under "clips" in config.json.
+        clips: How clips are cut, before what the source or the name's tag says: sampling, stride, mean, std,
+            channel_order, short_side, num_clips, num_crops and so on, as under "clips" in config.json. Their size
+            is the model's.
         classes: File with the names of the classes, one a line; null for those that the source or the tag knows.
         license: Of the weights; null for what the source or the tag says.
         allow: Regular expressions of tensors, by their name in the file or in the model, that may be left over, missing

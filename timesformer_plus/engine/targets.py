@@ -83,8 +83,12 @@ def choose_target(
     model = _create(name, given)
     known = published(name)
     recipe, notes = _recipe(model, name, known, source, said, clips)
-    classes = said.classes if said is not None and said.classes else class_names(known) if known is not None else ()
-    return Target(model, classes, recipe, known.license if known else None, notes)
+    labels = said.classes if said is not None else _labels_of(source)
+    if source.kind == "timm" and len(labels) != model.num_classes:
+        labels = ()  # of another head than the one that was asked for
+    classes = labels or (class_names(known) if known is not None else ())
+    stored = source.config.get("pretrained_cfg") or {}
+    return Target(model, classes, recipe, known.license if known else stored.get("license"), notes)
 
 
 def describe_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -122,8 +126,12 @@ def _of_timm_folder(source: Source, args: Mapping[str, Any], clips: Mapping[str,
     stored = source.config.get("pretrained_cfg") or {}
     tagged = f"{architecture}.{stored.get('tag', '')}"
     recipe, notes = _recipe(model, tagged, published(tagged), source, None, clips)
-    labels = source.config.get("label_names") or ()
-    return Target(model, tuple(map(str, labels)), recipe, stored.get("license"), notes)
+    return Target(model, _labels_of(source), recipe, stored.get("license"), notes)
+
+
+def _labels_of(source: Source) -> tuple[str, ...]:
+    """Class names in a config.json of timm's."""
+    return tuple(map(str, source.config.get("label_names") or ()))
 
 
 def _recipe(
