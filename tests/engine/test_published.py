@@ -1,7 +1,7 @@
 """Published checkpoints through the commands: real files, the real decoder, against transformers and hand work."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 
 import av
@@ -270,7 +270,7 @@ def test_a_file_of_another_model_is_refused(tags, theirs):
 
 def published_names():
     families = [f"timesformer_plus.models.{name}" for name in ("timesformer", "videomae", "vivit", "vjepa2")]
-    found = [importlib.import_module(name) for name in families if importlib.util.find_spec(name)]
+    found = [importlib.import_module(name) for name in families]
     return sorted(name for family in found for name in family.PUBLISHED)
 
 
@@ -286,10 +286,16 @@ def test_every_published_model_fits_the_recipe_that_is_published_with_it(name):
     assert model.num_classes == checkpoint.num_classes
     assert len(class_names(checkpoint)) == checkpoint.num_classes
     assert recipe.short_side >= max(recipe.img_size)
-    if checkpoint.dataset in ("kinetics400", "something_v2") and ".fb_" in name:
-        assert recipe.protocol.name == "paper_timesformer"
-        assert (recipe.sampling, recipe.channel_order) == (
-            ("segments", "bgr") if checkpoint.dataset == "something_v2" else ("stride", "rgb")
-        )
-    if ".mm_" in name:
-        assert recipe.protocol.name == "1x3 probabilities"
+    expected = {
+        ("timesformer", "fb"): ("paper_timesformer", "paper_timesformer"),
+        ("timesformer", "mm"): ("1x3 probabilities", None),
+        ("videomae", "mcg"): ("videomae", "videomae_ssv2"),
+        ("videomaev2", "opengvlab"): ("videomae", None),
+        ("vivit", "google"): ("vivit", None),
+        ("vjepa2", "fb"): (None, "2x3 probabilities"),
+    }[name.partition("_")[0], name.partition(".")[2].partition("_")[0]]
+    is_ssv2 = checkpoint.dataset == "something_v2"
+    if checkpoint.dataset in ("kinetics400", "something_v2"):
+        assert recipe.protocol.name == expected[is_ssv2]
+    assert (recipe.sampling == "segments") == (is_ssv2 and not name.startswith("vjepa2"))
+    assert (recipe.channel_order == "bgr") == (is_ssv2 and name.startswith("timesformer"))
