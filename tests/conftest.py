@@ -1,6 +1,7 @@
 """What every test starts from: one thread, one seed, no network."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,6 +14,8 @@ from hypothesis import settings
 settings.register_profile("shared_machine", deadline=None)
 settings.load_profile("shared_machine")
 torch.set_num_threads(1)
+# a shell starts what runs in its background with Ctrl-C ignored, and children would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -125,12 +125,18 @@ def test_workers_change_nothing(uninterrupted, tmp_path, monkeypatch):
     assert_same_run(config.output, uninterrupted.output)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_two_processes_stop_together_and_go_on_bitwise(rank, eleven, tmp_path, monkeypatch):
-    # float64 and another number of processes: the run of one process to 1e-12, and bitwise its own
-    whole = full_run(tmp_path / "whole", eleven, world_size=2, precision="fp64")
-    code, text = finish(start(whole, processes=2))
+@pytest.fixture(scope="module")
+def uninterrupted_two(eleven, tmp_path_factory):
+    # float64: one process repeats two to 1e-12
+    config = full_run(tmp_path_factory.mktemp("uninterrupted_two") / "run", eleven, world_size=2, precision="fp64")
+    code, text = finish(start(config, processes=2))
     assert code == 0, text
+    return config
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_processes_stop_together_and_go_on_bitwise(rank, uninterrupted_two, tmp_path, monkeypatch):
+    whole = uninterrupted_two
     config = replace(whole, output=tmp_path / "run", data=replace(whole.data, num_workers=rank))
     monkeypatch.setenv("STOP_AT", "3")
     monkeypatch.setenv("STOP_RANK", str(rank))
@@ -293,7 +299,7 @@ def killed_at_random(config, times, chance):
 @pytest.mark.parametrize("times", [8, pytest.param(200, marks=pytest.mark.slow)])
 def test_kill_9_at_random_moments(times, eleven, tmp_path):
     # a checkpoint at every update: the writer is where a good part of the kills fall
-    config = full_run(tmp_path / "killed", eleven, epochs=80 if times < 100 else 2000)
+    config = full_run(tmp_path / "killed", eleven, epochs=40 if times < 100 else 2000)
     config = replace(config, checkpoint=CheckpointConfig(every=1, keep=2))
     assert killed_at_random(config, times, random.Random(0)) >= times // 2
     train(replace(config, overwrite=(config.output / "result.json").exists()))
