@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from timesformer_plus.engine import convert as convert_module
 from timesformer_plus.engine.atomic_folder import damage
+from timesformer_plus.engine.build_data import build_normalize
 from timesformer_plus.engine.checkpoint import load_checkpoint
 from timesformer_plus.engine.convert import MisfitError, convert
 
@@ -138,7 +139,16 @@ def test_a_model_that_takes_blue_first_is_exported_as_one_that_takes_red_first(p
     torch.testing.assert_close(
         score(ours_of(tmp_path / "ours"), clip.flip(2)), of_clip(exported, clip), rtol=1e-5, atol=1e-5
     )
-    assert json.loads((tmp_path / "back" / "preprocessor_config.json").read_text())["image_mean"] == [0.3, 0.2, 0.1]
+    # from pixels on: ours in its order, theirs as their processor makes them of red, green, blue
+    processor = json.loads((tmp_path / "back" / "preprocessor_config.json").read_text())
+    model, _, recipe = load_checkpoint(tmp_path / "ours")
+    batch, frames, channels, height, width = CLIP
+    pixels = torch.randint(0, 256, (batch, channels, frames, height, width), dtype=torch.uint8)
+    mean, std = (torch.tensor(processor[f"image_{key}"]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        said = model.eval()(build_normalize(recipe)(pixels))
+    theirs = of_clip(exported, (pixels.transpose(1, 2) / 255 - mean) / std)
+    torch.testing.assert_close(said, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_in_parts_and_pickles_are_read_too(peer_folder, tmp_path):

@@ -10,7 +10,6 @@ not excused by name is an error, and then there is no OUTPUT.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import sys
@@ -188,8 +187,7 @@ def _write_hf(output: Path, checkpoint: Checkpoint, origin: dict[str, Any]) -> t
     if recipe.channel_order == "bgr":
         # their processor knows no order of the channels, so the stem takes them in the other one
         stem = "timesformer.embeddings.patch_embeddings.projection.weight"
-        state[stem] = state[stem].flip(1)
-        recipe = dataclasses.replace(recipe, mean=recipe.mean[::-1], std=recipe.std[::-1])
+        state[stem] = state[stem].flip(1)  # mean and std belong to the colours, and stay theirs
         notes.append("the weights expect blue first: the stem's input channels were reversed, so that it takes RGB")
     if config["attention_type"] == "space_only":
         notes.append(
