@@ -116,7 +116,7 @@ def test_every_file_of_models_has_its_place_in_the_order() -> None:
 
 
 def test_models_import_little_beyond_torch_timm_and_einops() -> None:
-    """numpy and safetensors for files of weights, which hold scalars of the one and are written by the other."""
+    """And numpy and safetensors for files of weights, which hold scalars of the one and are written by the other."""
     for path in (PACKAGE / "models").rglob("*.py"):
         outside = {n.split(".")[0] for n in imports(path)} - set(sys.stdlib_module_names) - {"timesformer_plus"}
         assert outside <= {"torch", "timm", "einops", "numpy", "safetensors"}, f"{path.name} imports {outside}"
