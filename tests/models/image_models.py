@@ -70,6 +70,14 @@ EVAS: dict[str, dict[str, Any]] = {
         "use_pre_transformer_norm": True,
         "use_fc_norm": False,
     },
+    "pe_class_map": {
+        "attn_type": "rope",
+        "num_reg_tokens": 1,
+        "no_embed_class": True,
+        "global_pool": "map",
+        "use_rot_pos_emb": True,
+        "use_pre_transformer_norm": True,
+    },
     "pe_no_class_map": {
         "attn_type": "rope",
         "class_token": False,

@@ -16,7 +16,7 @@ from timesformer_plus.models.group_attention import GroupAttention
 from timesformer_plus.models.rotary_video_transformer import RotaryVideoTransformer
 
 PATTERNS = ["s", "ts", "t+s", "cs", "t&s", "j", "lg", "twh", "s | j", "s ts"]
-SOME = ["eva02", "dinov3", "rope_vit_mixed", "sapiens2", "post_norm_rope", "registers_no_class", "pe_no_class_map"]
+SOME = ["eva02", "dinov3", "rope_vit_mixed", "sapiens2", "post_norm_rope", "registers_no_class", "pe_class_map"]
 
 
 def video(kind: str, pattern: str = "ts", num_frames: int = 4, **options) -> RotaryVideoTransformer:
@@ -43,6 +43,16 @@ def test_constructed_by_arguments_or_made_from_the_image_model(kind: str) -> Non
     torch.testing.assert_close(model.eval()(still(x, 4)), image(x), rtol=1e-5, atol=1e-5)
     made = make_video(image, pattern="ts", num_frames=4)
     assert list(made.state_dict()) == list(model.state_dict())
+
+
+def test_attention_pooling_weighs_the_class_token_alike_at_any_length() -> None:
+    model = video("pe_class_map", "s", dynamic_num_frames=True)
+    x = clip(1)
+    for frames in (2, 4, 7):
+        torch.testing.assert_close(model(x.expand(-1, -1, frames, -1, -1)), model(x), rtol=1e-5, atol=1e-5)
+    model = video("pe_class_map", "s", dynamic_num_frames=True, dynamic_img_size=True)
+    with pytest.raises(ValueError, match="it cannot tell; create the model without one of them"):
+        model(x)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

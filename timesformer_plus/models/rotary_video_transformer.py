@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from timm.models.eva import Eva
 from torch import Tensor
 
@@ -104,6 +105,41 @@ class RotaryVideoTransformer(SpaceTime, Eva):  # type: ignore[misc]  # timm's cl
                 module.reset_fc()
         if hasattr(self, "pos_embed_std"):
             self._init_positions()
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """Pool tokens as timm does, with prefix tokens as heavy as they are beside a single frame.
+
+        timm's Eva lets its attention pooling read prefix tokens too. All frames of a clip share one set of them, which
+        is repeated here for every frame: else more frames would make the class token count less.
+
+        Args:
+            x: (B, P + T*H*W, C), or (B, P + T, C) behind a ``|``.
+            pool_type: As in timm.
+
+        Returns:
+            (B, C); tokens as they are without pooling.
+
+        Raises:
+            ValueError: Nobody knows the number of frames, since both sizes and lengths of clips may vary.
+        """
+        P = self.num_prefix_tokens
+        if self.attn_pool is not None and P:
+            x = torch.cat([x[:, :P].repeat(1, self._num_frames_of(x.shape[1] - P), 1), x[:, P:]], dim=1)
+        pooled: Tensor = super().pool(x, pool_type)
+        return pooled
+
+    def _num_frames_of(self, num_tokens: int) -> int:
+        """Frames of tokens that so many patch tokens come from."""
+        if any(block.starts_stage for block in self.plan):
+            return num_tokens
+        if not self.patch_embed.dynamic_num_frames:
+            return self.grid.t
+        if self.dynamic_img_size:
+            raise ValueError(
+                "global_pool='map' has to know how many frames its tokens come from, and with dynamic_num_frames and "
+                "dynamic_img_size together it cannot tell; create the model without one of them, or pool by 'avg'"
+            )
+        return num_tokens // (self.grid.h * self.grid.w)
 
     def _rotaries(self, grid: Grid, *, reduced: bool) -> Callable[[int], Tensor | None]:
         if self.rope is None or reduced:
