@@ -173,7 +173,7 @@ def load_checkpoint(folder: Path, *, num_clips: int | None = None, num_crops: in
     )
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except (RuntimeError, SafetensorError) as error:  # no weights, half of them, or those of another model
+    except (RuntimeError, ValueError, SafetensorError) as error:  # no weights, half of them, or those of another model
         reason = str(error).partition("\n")[0]
         raise ValueError(f"the model in {folder} cannot be loaded ({reason}); copy or train it again") from error
     return Checkpoint(model, tuple(config["label_names"]), recipe)
