@@ -47,8 +47,7 @@ def inflate(
     The image model's weights become those of the primary attention of every block (see ``SpaceTimeBlock``), of the
     MLPs, the norms, the stem, the positions and the head, under the names that they had. With ``init="zero"`` the new
     attentions change nothing at first: a clip that stands still is scored as its picture is by the image model, in
-    every pattern of ``s`` with ``t`` or ``c`` (but for models that pool class and patch tokens by one attention, as the
-    Perception Encoders do: their tokens are the same, and T frames' patches outvote the class token).
+    every pattern of ``s`` with ``t`` or ``c``.
 
     Args:
         image_model: A name of timm's, with or without a tag, or a model. A model is copied, with its weights and its
