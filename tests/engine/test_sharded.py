@@ -60,6 +60,7 @@ def test_one_process_reads_the_shards_of_two(written):
         same(result, two["save"][name], tolerance=1e-12)
 
 
+@pytest.mark.slow  # three processes on two cores, twice; one process reading the shards of two is in the suite
 def test_three_processes_read_the_shards_of_two_sharded_or_not(written, tmp_path):
     output, _, two = written
     for name in NAMES:
