@@ -27,6 +27,7 @@ MODEL_ORDER = [
     "positions",
     "rotary_3d",
     "attentive_pool",
+    "intermediates",
     "space_time",
     "adopted_blocks",
     "key_tables",

@@ -115,7 +115,7 @@ def fit_positions(tensors: dict[str, Tensor], model: SpaceTime) -> dict[str, Ten
     """
     fitted = dict(tensors)
     grid: Grid = model.grid
-    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    prefix = model.num_prefix_positions
     space, own = fitted.get("pos_embed"), getattr(model, "pos_embed", None)
     if space is not None and isinstance(own, Tensor) and space.ndim == 3 and space.shape[1] > prefix:
         num_tokens = space.shape[1] - prefix

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from timm.models import checkpoint
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .embed import TubeletEmbed, resize_space_embed, resize_time_embed
+from .intermediates import Intermediates
 from .pattern import BlockPlan, Pattern, format_block, format_pattern
 from .rotary import rotary_1d
 from .tokens import LETTERS, Grid, check_grid
-
-if TYPE_CHECKING:  # the class behind the mixin: any of timm's transformers that has these names
-    from timm.models.vision_transformer import VisionTransformer as Transformer
-else:
-    Transformer = object
 
 __all__ = ["SpaceTime"]
 
 _logger = logging.getLogger(__name__)
 
 
-class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to mypy
+class SpaceTime(Intermediates):
     """Clips through timm's transformer: mixed in front of ``VisionTransformer`` (or another of timm's with its names).
 
     The class behind it has timm's parts: prefix tokens, ``norm_pre``, ``blocks``, ``norm``, pooling and head. The one
@@ -39,6 +33,7 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
     blocks: Any
     plan: tuple[BlockPlan, ...]
     pattern: str
+    frames_meet: bool
     time_rope: bool = False
     time_embed: nn.Parameter | None
     time_embed_std: float
@@ -122,6 +117,7 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
         """
         self.pattern = format_pattern(pattern)
         self.plan = pattern.plan(len(self.blocks))
+        self.frames_meet = pattern.uses_time
         self.time_rope = time_rope
         self._check_plan(self.grid)
         if time_rope:
@@ -228,89 +224,6 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
         features: Tensor = self.norm(self._run_blocks(*self._embed(x))[0])
         return features
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCTHW",
-        intermediates_only: bool = False,
-        output_dict: bool = False,
-    ) -> Any:
-        """Run the model and keep what leaves the chosen blocks.
-
-        Args:
-            x: Clips as in ``forward``.
-            indices: The last n blocks for a number, these blocks for a list, all for ``None``.
-            return_prefix_tokens: Return (patch tokens, prefix tokens (B, P, C)) instead of patch tokens alone.
-            norm: Apply the final norm to them.
-            stop_early: Skip blocks behind the last chosen one.
-            output_fmt: ``"NCTHW"`` for (B, C, T, H, W), ``"NLC"`` for (B, T*H*W, C). timm's feature extractor knows no
-                name for five axes and asks for ``"NCHW"``: it gets NCTHW.
-            intermediates_only: Leave out the final features.
-            output_dict: Return a dictionary with timm's keys ``image_intermediates``,
-                ``image_intermediates_prefix`` and ``image_features``.
-
-        Returns:
-            (features (B, P + T*H*W, C), intermediates), or the intermediates alone, or the dictionary.
-
-        Raises:
-            ValueError: An unknown format, or a clip of another shape than the model takes.
-        """
-        output_fmt = getattr(output_fmt, "value", output_fmt)
-        if output_fmt not in ("NCTHW", "NCHW", "NLC"):
-            raise ValueError(f"{output_fmt=} must be 'NCTHW' or 'NLC'")
-        take, last = feature_take_indices(len(self.blocks), indices)
-        x, grid = self._embed(x)
-        x, taken = self._run_blocks(x, grid, take, last + 1 if stop_early else None)
-        P = self.num_prefix_tokens
-        normed = [(self.norm(y) if norm else y, at) for y, at in taken]
-        prefixes = [y[:, :P] for y, _ in normed]
-        patches = [y[:, P:] for y, _ in normed]
-        if output_fmt != "NLC":
-            patches = [y.transpose(1, 2).unflatten(2, tuple(at)) for y, (_, at) in zip(patches, normed, strict=True)]
-        with_prefix = return_prefix_tokens and P > 0
-        if output_dict:
-            result: dict[str, Any] = {"image_intermediates": patches}
-            if with_prefix:
-                result["image_intermediates_prefix"] = prefixes
-            if not intermediates_only:
-                result["image_features"] = self.norm(x)
-            return result
-        intermediates = list(zip(patches, prefixes, strict=True)) if with_prefix else patches
-        return intermediates if intermediates_only else (self.norm(x), intermediates)
-
-    def get_intermediate_layers(
-        self,
-        x: Tensor,
-        n: int | list[int] | tuple[int, ...] = 1,
-        reshape: bool = False,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-    ) -> Any:
-        """Return what leaves the chosen blocks, in DINO's words.
-
-        Args:
-            x: Clips as in ``forward``.
-            n: The last n blocks, or these blocks.
-            reshape: (B, C, T, H, W) instead of (B, T*H*W, C).
-            return_prefix_tokens: Return (patch tokens, prefix tokens) pairs.
-            norm: Apply the final norm.
-
-        Returns:
-            A list, one entry a block.
-        """
-        return self.forward_intermediates(
-            x,
-            n if isinstance(n, int) else list(n),
-            return_prefix_tokens=return_prefix_tokens,
-            norm=norm,
-            output_fmt="NCTHW" if reshape else "NLC",
-            intermediates_only=True,
-        )
-
     def extra_repr(self) -> str:
         blocks = " ".join(
             ("| " if p.starts_stage else "") + format_block(p.steps) for p in self.plan[: len(self.blocks)]
@@ -332,23 +245,31 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
 
     def _pos_embed(self, x: Tensor, grid: Grid) -> Tensor:
         """Add position to patch tokens (B, T*H*W, C); put prefix tokens in front, T sets if they are per frame."""
-        B, P = x.shape[0], self.num_prefix_tokens
-        prefix: list[Tensor] = [token for token in (self.cls_token, self.reg_token) if token is not None]
-        x = x.unflatten(1, (grid.t, -1))
+        x, of_prefix = x.unflatten(1, (grid.t, -1)), None
         if self.pos_embed is not None:
-            n = 0 if self.no_embed_class else P
+            n = self.num_prefix_positions
             pos: Tensor = self.pos_embed
             if (grid.h, grid.w) != tuple(self.patch_embed.grid_size):
                 pos = resize_space_embed(pos, self.patch_embed.grid_size, (grid.h, grid.w), n)
-            x = x + pos[:, None, n:]
-            if n:
-                prefix = [torch.cat(prefix, dim=1) + pos[:, :n]]
+            x, of_prefix = x + pos[:, None, n:], pos[:, :n]
         if self.time_embed is not None:
             x = x + resize_time_embed(self.time_embed, grid.t)[:, :, None]
-        x = x.flatten(1, 2)
-        if prefix:
+        return self._put_prefix(x.flatten(1, 2), grid, of_prefix)
+
+    @property
+    def num_prefix_positions(self) -> int:
+        """Entries in front of a position table that belong to prefix tokens."""
+        return 0 if self.no_embed_class else self.num_prefix_tokens
+
+    def _put_prefix(self, x: Tensor, grid: Grid, pos: Tensor | None) -> Tensor:
+        """Put prefix tokens, at their positions (1, P, C) if they have some, in front of patch tokens."""
+        tokens: list[Tensor] = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        if tokens:
+            prefix = torch.cat(tokens, dim=1)
+            if pos is not None and pos.shape[1]:
+                prefix = prefix + pos
             sets = grid.t if self.plan[0].per_frame_prefix else 1
-            x = torch.cat([torch.cat(prefix, dim=1).repeat(1, sets, 1).expand(B, -1, -1), x], dim=1)
+            x = torch.cat([prefix.repeat(1, sets, 1).expand(x.shape[0], -1, -1), x], dim=1)
         dropped: Tensor = self.pos_drop(x)
         return dropped
 
@@ -377,14 +298,11 @@ class SpaceTime(Transformer):  # type: ignore[misc]  # timm's classes are Any to
     def _rotaries(self, grid: Grid, *, reduced: bool) -> Callable[[int], Tensor | None]:  # noqa: ARG002
         """Rotary positions of one forward pass: index of a block -> what it turns queries and keys by.
 
-        A class overrides this one if all blocks share something that is computed, or drawn, once a pass; ``reduced``
-        says that every frame is one token, which has no height and width.
+        Called once a pass and once behind every ``|``, since all blocks may share what is computed or drawn;
+        ``reduced`` says that every frame is one token, which has no height and width. The angles of a block are
+        (T*H*W, 2*d) or (heads, T*H*W, 2*d).
         """
-        return partial(self._rotary, grid)
-
-    def _rotary(self, grid: Grid, block_index: int) -> Tensor | None:  # noqa: ARG002
-        """Rotary positions in one block, (T*H*W, 2*d) or (heads, T*H*W, 2*d)."""
-        return None
+        return lambda _: None
 
     def _time_rotary(self, grid: Grid) -> Tensor | None:
         """Rotary positions along time, (T*H*W, 2*d), for the letters that let frames meet."""

@@ -18,7 +18,7 @@ from .pattern import Pattern, format_pattern, parse_pattern
 from .positions import PosEmbed, WavePositions, resize_joint_embed
 from .rotary_3d import RopeType, rotary_3d
 from .space_time import SpaceTime
-from .tokens import LETTERS, Grid
+from .tokens import Grid
 
 __all__ = ["VideoTransformer"]
 
@@ -117,7 +117,7 @@ class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # t
         dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.pos_embed_type, self.rope_type = pos_embed, rope_type
         if pos_embed == "joint":
-            entries = (0 if self.no_embed_class else self.num_prefix_tokens) + self.grid.num_tokens
+            entries = self.num_prefix_positions + self.grid.num_tokens
             self.pos_embed = nn.Parameter(torch.empty(1, entries, self.embed_dim, **dd))
             nn.init.trunc_normal_(self.pos_embed, std=0.02)  # as timm does
         elif pos_embed == "sincos":
@@ -184,40 +184,26 @@ class VideoTransformer(SpaceTime, VisionTransformer):  # type: ignore[misc]  # t
             self.wave_embed.set_grid(self.grid)
 
     def _joint_table(self, table: Tensor, old: Grid, new: Grid) -> Tensor:
-        return resize_joint_embed(table, old, new, 0 if self.no_embed_class else self.num_prefix_tokens)
+        return resize_joint_embed(table, old, new, self.num_prefix_positions)
 
     def _pos_embed(self, x: Tensor, grid: Grid) -> Tensor:
         if self.pos_embed_type == "sincos":
             return super()._pos_embed(x + self.wave_embed(grid), grid)  # which finds nothing left to add
         if self.pos_embed_type != "joint" or self.pos_embed is None:
             return super()._pos_embed(x, grid)
-        pos = self._joint_table(self.pos_embed, self.grid, grid)
-        n = 0 if self.no_embed_class else self.num_prefix_tokens
-        x = x + pos[:, n:]
-        tokens: list[Tensor] = [token for token in (self.cls_token, self.reg_token) if token is not None]
-        if tokens:
-            prefix = torch.cat(tokens, dim=1)
-            prefix = prefix + pos[:, :n] if n else prefix
-            sets = grid.t if self.plan[0].per_frame_prefix else 1
-            x = torch.cat([prefix.repeat(1, sets, 1).expand(x.shape[0], -1, -1), x], dim=1)
-        dropped: Tensor = self.pos_drop(x)
-        return dropped
+        pos, n = self._joint_table(self.pos_embed, self.grid, grid), self.num_prefix_positions
+        return self._put_prefix(x + pos[:, n:], grid, pos[:, :n])
 
     def _rotaries(self, grid: Grid, *, reduced: bool) -> Callable[[int], Tensor | None]:
         if self.rope_type is None:
             return super()._rotaries(grid, reduced=reduced)
         attn, stem = self.blocks[0].attn, self.patch_embed
         # a prefix token is not turned, and 2's tiling is no rotation: either would tell a frame its moment
-        T = grid.t if self._frames_meet else 1
+        T = grid.t if self.frames_meet else 1
         turned = grid._replace(t=T)
         rope = rotary_3d(turned, attn.head_dim, self.rope_type, stem.patch_size[0], device=stem.proj.weight.device)
         rope = rope.repeat(grid.t // T, 1)
         return lambda _: rope
-
-    @property
-    def _frames_meet(self) -> bool:
-        letters = {letter for block in self.plan for step in block.steps for letter in step.letters}
-        return any(LETTERS[letter].uses_time for letter in letters)
 
     def _set_norm_eps(self, norm_eps: float | None, fc_norm_eps: float | None) -> None:
         if norm_eps is not None:
