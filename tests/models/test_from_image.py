@@ -408,6 +408,7 @@ def test_without_a_network_the_error_names_the_file() -> None:
     with pytest.raises((ValueError, OSError), match=r"timm/vit_tiny_patch16_224\.augreg_in21k_ft_in1k") as caught:
         inflate("vit_tiny_patch16_224")
     assert "pretrained_cfg_overlay" in str(caught.value)
+    assert "ft_in1k.augreg" not in str(caught.value), "the tag once"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Weights from elsewhere, held against implementations that nobody here wrote."""
 
+import dataclasses
 import logging
 import os
 import shlex
@@ -499,6 +500,18 @@ def test_what_was_downloaded_is_held_against_its_digest(tmp_path: Path, monkeypa
     monkeypatch.setattr("timesformer_plus.models.registry.download_cached_file", lambda *_, **__: tmp_path / "c.pth")
     with torch.device("meta"), pytest.raises(ValueError, match=r"has sha256 .* not 8022d1c0"):
         timm.create_model("timesformer_base_patch16_224.mm_joint_k400", pretrained=True)
+
+
+def test_what_came_from_the_hub_is_held_against_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "timesformer_base_patch16_224.fb_k400"
+    known = dataclasses.replace(published(name), sha256="8022d1c0")
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    monkeypatch.setattr("timesformer_plus.models.timesformer.PUBLISHED", {name: known})
+    monkeypatch.setattr(
+        "timesformer_plus.models.registry.download_from_hf", lambda *_, **__: tmp_path / "model.safetensors"
+    )
+    with torch.device("meta"), pytest.raises(ValueError, match=r"has sha256 .* not 8022d1c0"):
+        timm.create_model(name, pretrained=True)
 
 
 def test_a_missing_file_and_a_name_without_weights() -> None:

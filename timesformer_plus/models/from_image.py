@@ -168,7 +168,7 @@ def _read_weights(name: str, overlay: dict[str, Any], cache_dir: Any) -> dict[st
     elsewhere = cfg.get("file") or cfg.get("state_dict")
     if not elsewhere and (cfg.get("custom_load") == "hf" or (cfg.get("custom_load") and not cfg.get("hf_hub_id"))):
         return overlay
-    tensors, _ = read_pretrained(name, cfg, cache_dir)
+    tensors, _ = read_pretrained(architecture, cfg, cache_dir)
     return {**overlay, "state_dict": tensors, "custom_load": False}
 
 

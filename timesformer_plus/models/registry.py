@@ -251,8 +251,11 @@ def _read_from_hub(variant: str, cfg: dict[str, Any], cache_dir: Any) -> tuple[M
                     raise
         return str(download_from_hf(repository, names[-1], cache_dir=cache_dir))
 
-    path = _fetch(fetch, _full_name(variant, cfg), f"the repository {repository} of the Hugging Face hub", wanted)
-    return read_weights(path), f"{Path(path).name} of {repository}"
+    name = _full_name(variant, cfg)
+    checkpoint = published(name)
+    path = _fetch(fetch, name, f"the repository {repository} of the Hugging Face hub", wanted)
+    known = checkpoint.sha256 if checkpoint and checkpoint.hf_hub_id == repository else None
+    return read_weights(path, sha256=known), f"{Path(path).name} of {repository}"
 
 
 def _full_name(variant: str, cfg: Mapping[str, Any]) -> str:
