@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,23 @@ def load(ours: VideoTransformer, state: dict[str, Tensor]) -> KeyReport:
     ours.load_state_dict(fitted, strict=True)
     ours.eval()
     return report
+
+
+def assert_same_classifier(
+    ours: VideoTransformer, theirs: nn.Module, x: Tensor, classify: Callable[[Tensor], Tensor] | None = None
+) -> None:
+    """Hold logits, every block and every gradient against a classifier of transformers.
+
+    Args:
+        ours: Our model, filled with their weights.
+        theirs: Theirs, which takes frames before channels.
+        x: Clips (B, C, T, H, W).
+        classify: Clips to our logits where that is not ``ours`` itself.
+    """
+    output = theirs(x.transpose(1, 2), output_hidden_states=True)
+    mine = (classify or ours)(x)
+    assert_same_outputs(ours, x, output.logits, mine, output.hidden_states)
+    assert_same_gradients(ours, theirs, mine, output.logits)
 
 
 def assert_same_outputs(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from published_peers import TOLERANCE, assert_same_gradients, assert_same_outputs, load, perturb
+from published_peers import TOLERANCE, assert_same_classifier, assert_same_outputs, load, perturb
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
@@ -81,11 +81,7 @@ def test_a_classifier_equals_transformers(changes: dict, options: dict) -> None:
     ours = ours_like(config, **options)
     report = load(ours, theirs.state_dict())
     assert report.family == "VideoMAE (transformers)"
-    x = clip(config)
-    output = theirs(x.transpose(1, 2), output_hidden_states=True)
-    mine = ours(x)
-    assert_same_outputs(ours, x, output.logits, mine, output.hidden_states)
-    assert_same_gradients(ours, theirs, mine, output.logits)
+    assert_same_classifier(ours, theirs, clip(config))
 
 
 @pytest.mark.parametrize("qkv_bias", [True, False])
@@ -96,11 +92,7 @@ def test_a_classifier_without_mean_pooling_equals_transformers(qkv_bias: bool) -
     )
     ours = ours_like(CONFIG, fc_norm=False, qkv_bias=qkv_bias)
     load(ours, theirs.state_dict())
-    x = clip(CONFIG)
-    output = theirs(x.transpose(1, 2), output_hidden_states=True)
-    mine = ours.head(ours.forward_features(x)[:, 0])
-    assert_same_outputs(ours, x, output.logits, mine, output.hidden_states)
-    assert_same_gradients(ours, theirs, mine, output.logits)
+    assert_same_classifier(ours, theirs, clip(CONFIG), lambda x: ours.head(ours.forward_features(x)[:, 0]))
 
 
 @pytest.mark.parametrize("mean_pooling", [True, False])
