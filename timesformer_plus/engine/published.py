@@ -14,27 +14,20 @@ from pathlib import Path
 import timm
 
 import timesformer_plus.models  # noqa: F401  registers the models with timm
-from timesformer_plus.data.clip_reader import Sampling
 from timesformer_plus.data.vocabulary import names_in
 from timesformer_plus.engine.build_data import ClipRecipe
 from timesformer_plus.engine.checkpoint import Checkpoint, load_checkpoint
 from timesformer_plus.engine.data_config import require
-from timesformer_plus.engine.protocols import PROTOCOLS, Average
+from timesformer_plus.engine.protocols import PROTOCOLS
 from timesformer_plus.models.registry import Published, published
 
-# What the first part of an architecture's name tells: what its authors average, from their papers and released code
-# (of V-JEPA 2, which has no protocol with a name: its evaluation averages the softmax of the views).
-AVERAGES: dict[str, Average] = {"timesformer": "logits", "vivit": "logits"}
-USUAL_AVERAGE: Average = "probabilities"  # mmaction2's too, whose re-runs of TimeSformer have tags of their own
-RERUNS = "mm_"
+# protocols with a name, by the first part of an architecture's
 FAMILY_PROTOCOLS = {
     "timesformer": ("paper_timesformer",),
     "videomae": ("videomae", "videomae_ssv2"),
     "videomaev2": ("videomae", "videomae_ssv2"),
     "vivit": ("vivit",),
 }
-# whose authors take one frame from each part of a video on Something-Something, as TSN does, and no fixed step
-SEGMENTED = ("timesformer", "videomae")
 NEAR = 5
 MODEL_HELP = (
     "Checkpoint folder, such as RUN/best or what tools/convert.py wrote, or the registered name of a published "
@@ -49,16 +42,13 @@ def recipe_of(name: str, checkpoint: Published) -> ClipRecipe:
         name: Its registered name.
         checkpoint: What is known of it.
     """
-    family, tag = name.partition("_")[0], name.partition(".")[2]
-    is_segmented = checkpoint.dataset == "something_v2" and family in SEGMENTED
-    sampling: Sampling = "segments" if is_segmented else "stride"
-    average = USUAL_AVERAGE if tag.startswith(RERUNS) else AVERAGES.get(family, USUAL_AVERAGE)
-    views = (checkpoint.num_clips, checkpoint.num_crops, average)
+    family = name.partition("_")[0]
+    views = (checkpoint.num_clips, checkpoint.num_crops, checkpoint.average)
     side = checkpoint.img_size
     return ClipRecipe(
         num_frames=checkpoint.num_frames,
-        stride=1 if is_segmented else checkpoint.stride,
-        sampling=sampling,
+        stride=checkpoint.stride,
+        sampling=checkpoint.sampling,
         img_size=(side, side),
         mean=checkpoint.mean,
         std=checkpoint.std,
@@ -66,7 +56,7 @@ def recipe_of(name: str, checkpoint: Published) -> ClipRecipe:
         num_clips=checkpoint.num_clips,
         num_crops=checkpoint.num_crops,
         short_side=checkpoint.short_side,
-        average=average,
+        average=checkpoint.average,
         protocol_name=next((key for key in FAMILY_PROTOCOLS.get(family, ()) if PROTOCOLS[key][:3] == views), None),
         channel_order=checkpoint.channel_order,
     )

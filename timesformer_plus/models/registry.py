@@ -65,11 +65,13 @@ class Published:
         dataset: Whose labels the head gives, by the name that ``data`` uses; ``None`` without a head.
         num_classes: Their number, 0 without a head.
         num_frames: Frames of a clip.
-        stride: Source frames from one frame of a clip to the next.
+        sampling: ``"stride"``, or ``"segments"`` for one frame from each of ``num_frames`` equal parts of a video.
+        stride: Source frames from one frame of a clip to the next; 1, and without a meaning, for segments.
         img_size: Side of a frame in pixels.
         short_side: Pixels that the short side is scaled to before the crop.
         num_clips: Clips of a video whose scores are averaged in ``top1``.
         num_crops: Crops of each.
+        average: Of what: ``"logits"`` or ``"probabilities"``.
         mean: Of the normalisation, in RGB order.
         std: Likewise.
         channel_order: Of the pixels that the weights expect: ``"rgb"`` or ``"bgr"``.
@@ -87,11 +89,13 @@ class Published:
     dataset: Literal["kinetics400", "kinetics600", "something_v2", "howto100m", "diving48"] | None = None
     num_classes: int = 400
     num_frames: int = 8
+    sampling: Literal["stride", "segments"] = "stride"
     stride: int = 32
     img_size: int = 224
     short_side: int = 224
     num_clips: int = 1
     num_crops: int = 3
+    average: Literal["logits", "probabilities"] = "probabilities"
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
     channel_order: Literal["rgb", "bgr"] = "rgb"

@@ -14,8 +14,7 @@ __all__: list[str] = []  # register_model adds every entry point
 _OFFICIAL = "github.com/facebookresearch/TimeSformer, model zoo"
 _MEANT_BGR = (
     "The released loader of Something-Something reads frames with OpenCV and never flips the channels, so the weights "
-    "expect blue first: an inference from that code, not a published statement. Frames come one from each of T equal "
-    "parts of a video, so stride has no meaning."
+    "expect blue first: an inference from that code, not a published statement."
 )
 
 
@@ -27,7 +26,7 @@ def _facebook(repository: str, top1: float, note: str = "", **clip: Any) -> Publ
         "k600": ("kinetics600", 600),
         "ssv2": ("something_v2", 174),
     }[labels]
-    order = {"channel_order": "bgr", "stride": 1} if labels == "ssv2" else {}
+    ssv2 = {"channel_order": "bgr", "sampling": "segments", "stride": 1} if labels == "ssv2" else {}
     return Published(
         hf_hub_id=repository,
         dataset=dataset,  # type: ignore[arg-type]
@@ -35,8 +34,9 @@ def _facebook(repository: str, top1: float, note: str = "", **clip: Any) -> Publ
         license="cc-by-nc-4.0",
         top1=top1,
         source=_OFFICIAL,
-        note=" ".join(filter(None, [_MEANT_BGR if labels == "ssv2" else "", note])),
-        **{**order, **clip},
+        note=" ".join(filter(None, [_MEANT_BGR if ssv2 else "", note])),
+        average="logits",
+        **{**clip, **ssv2},
     )
 
 
@@ -51,7 +51,6 @@ def _mmaction2(attention: str, digest: str, top1: float, pattern: str) -> Publis
         std=(0.5, 0.5, 0.5),
         top1=top1,
         source="github.com/open-mmlab/mmaction2, configs/recognition/timesformer",
-        note="The authors average the crops' probabilities.",
         model_args={"pattern": pattern},
     )
 
@@ -65,9 +64,7 @@ PUBLISHED: dict[str, Published] = {
     "timesformer_base_patch16_224.fb_ssv2": _facebook("facebook/timesformer-base-finetuned-ssv2", 59.1),
     "timesformer_base_patch16_448.fb_k400": _facebook("facebook/timesformer-hr-finetuned-k400", 79.6, **_HR),
     "timesformer_base_patch16_448.fb_k600": _facebook("facebook/timesformer-hr-finetuned-k600", 81.8, **_HR),
-    "timesformer_base_patch16_448.fb_ssv2": _facebook(
-        "facebook/timesformer-hr-finetuned-ssv2", 61.8, **{**_HR, "stride": 1}
-    ),
+    "timesformer_base_patch16_448.fb_ssv2": _facebook("facebook/timesformer-hr-finetuned-ssv2", 61.8, **_HR),
     "timesformer_base_patch16_224_f96.fb_k400": _facebook(
         "fcakyon/timesformer-large-finetuned-k400", 80.6, _UPLOAD, **_LONG
     ),

@@ -13,7 +13,6 @@ from .video_transformer import VideoTransformer
 __all__: list[str] = []  # register_model adds every entry point
 
 _ZOO = "github.com/MCG-NJU/VideoMAE, model zoo at the time of the upload"
-_UNIFORM = "Frames come one from each of 16 equal parts of a video, so stride has no meaning."
 _NO_HEAD: dict[str, Any] = {"global_pool": "avg", "fc_norm": False, "norm_eps": 1e-12}
 # what transformers computes with; the original code has 1e-6 everywhere, as timm has
 _EPS = {"norm_eps": 1e-12, "fc_norm_eps": 1e-5}
@@ -27,12 +26,12 @@ def _nanjing(name: str, top1: float) -> Published:
         hf_hub_id=f"MCG-NJU/videomae-{name}",
         dataset="something_v2" if ssv2 else "kinetics400",
         num_classes=174 if ssv2 else 400,
+        sampling="segments" if ssv2 else "stride",
         stride=1 if ssv2 else 4,
         num_clips=2 if ssv2 else 5,
         license="cc-by-nc-4.0",
         top1=top1,
         source=_ZOO,
-        note=_UNIFORM if ssv2 else "",
         model_args=_EPS,
         **_NORMALISED,
     )

@@ -24,6 +24,7 @@ PUBLISHED: dict[str, Published] = {
         stride=2,
         short_side=256,
         num_clips=4,
+        average="logits",
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         license="mit",
