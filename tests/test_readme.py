@@ -100,7 +100,16 @@ def at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TimesformerForVi
     """What the examples name, in small, in the current folder: tags, a published file, a video, Something-Something."""
     monkeypatch.chdir(tmp_path)
     for tag, dataset, classes in (("fb_k400", "kinetics400", 400), ("fb_ssv2", "something_v2", 174)):
-        checkpoint = Published(dataset=dataset, num_classes=classes, img_size=32, short_side=32, stride=1)  # type: ignore[arg-type]
+        sampling = "segments" if dataset == "something_v2" else "stride"
+        checkpoint = Published(  # type: ignore[arg-type]
+            dataset=dataset,
+            num_classes=classes,
+            img_size=32,
+            short_side=32,
+            sampling=sampling,
+            stride=1,
+            average="logits",
+        )
         cfg = {**published_cfg(checkpoint), "tag": tag, "architecture": TINY}
         monkeypatch.setitem(timesformer.PUBLISHED, f"{TINY}.{tag}", checkpoint)
         monkeypatch.setitem(_model_pretrained_cfgs, f"{TINY}.{tag}", PretrainedCfg(**cfg))

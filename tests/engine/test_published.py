@@ -30,8 +30,16 @@ HUB = "nobody/timesformer-of-the-tests"
 # small brothers of what is published: the same recipe but for its size, and colours that are not all alike
 SIZES = {"img_size": 32, "short_side": 36, "mean": MEAN, "std": STD, "hf_hub_id": HUB, "license": "cc-by-nc-4.0"}
 TAGS = {
-    "tiny_ssv2": Published(dataset="something_v2", num_classes=174, channel_order="bgr", stride=1, **SIZES),
-    "tiny_k400": Published(dataset="kinetics400", num_classes=400, stride=2, **SIZES),
+    "tiny_ssv2": Published(
+        dataset="something_v2",
+        num_classes=174,
+        channel_order="bgr",
+        sampling="segments",
+        stride=1,
+        average="logits",
+        **SIZES,
+    ),
+    "tiny_k400": Published(dataset="kinetics400", num_classes=400, stride=2, average="logits", **SIZES),
     "tiny_features": Published(dataset=None, num_classes=0, **SIZES),
 }
 # of 24 frames: the middle one of each of 8 parts; every second one, the run of 15 in the middle
