@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One OpenMP thread a process: two processes with two threads each on two cores run many times slower than with one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint
+.PHONY: demo test lint browser
 .DEFAULT_GOAL := demo
 
 # A stamp says that the environment was made whole; half of one (no ensurepip, Ctrl-C) is made anew.
@@ -28,7 +28,13 @@ demo: $(VENV)/.package
 	$(BIN)/python tools/make_motion.py --task lattice --output motion/lattice
 	$(BIN)/python tools/ablate.py --config configs/ablations/quickstart.yaml
 
-test: $(VENV)/.dev
+# The report is tested in a real browser, the system's; where it cannot be installed those tests are skipped, and say so.
+browser:
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -qq -y chromium; } || \
+		echo "no Chromium and no way to install it: tests of the page in a browser will be skipped"
+
+test: $(VENV)/.dev browser
 	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.dev
