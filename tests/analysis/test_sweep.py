@@ -1,9 +1,12 @@
 """The sweep's specification: names, overrides, YAML, and what a run's folder says."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from timesformer_plus.analysis.matching import Match
 from timesformer_plus.analysis.sweep import Suite, Sweep, merge, parse_sweep, plan_runs, read_options
 
 
@@ -159,3 +162,62 @@ def test_changes_name_the_options(make_sweep):
     after = plan_runs(make_sweep({"s": {"epochs": 6, "optim.lr": 0.1}}, seeds=(0,)))[0]
     assert after.state() == "changed"
     assert after.changes() == {"options": ["drop: True -> (unset)", "epochs: 5 -> 6", "optim.lr: (unset) -> 0.1"]}
+
+
+def axes_suite(base, **given):
+    return Suite(**{"base": base, "reference": "pattern=s", "axes": {"model.pattern": ["s", "ts"]}, **given})
+
+
+def test_axes_make_variants_named_by_their_difference(sweep_file):
+    base = sweep_file.parent.parent / "base.yaml"
+    suite = axes_suite(
+        base,
+        reference="plain",
+        variants={"plain": {}},
+        axes={"model.pattern": ["s", "s*3 j"], "model.args.depth": [2, 4]},
+        runs=[{"model.pattern": "t", "optim.lr": 0.002}, {"data.size": 1, "model.size": 2}],
+    )
+    assert list(suite.variants) == [
+        "plain",
+        "pattern=s,depth=2",
+        "pattern=s,depth=4",
+        "pattern=s*3 j,depth=2",
+        "pattern=s*3 j,depth=4",
+        "pattern=t,lr=0.002",
+        "data.size=1,model.size=2",
+    ]
+    assert suite.variants["pattern=s*3 j,depth=4"] == {"model.pattern": "s*3 j", "model.args.depth": 4}
+    assert replace(suite, title="again").variants == suite.variants
+
+
+def test_axes_are_runs_on_disk(sweep_file, tmp_path):
+    suite = axes_suite(sweep_file.parent.parent / "base.yaml")
+    runs = plan_runs(Sweep(suites={"task": suite}, output=tmp_path / "out", seeds=(0,)))
+    assert [run.folder.relative_to(tmp_path / "out").parts for run in runs] == [
+        ("task", "pattern=s", "seed=0"),
+        ("task", "pattern=ts", "seed=0"),
+    ]
+    assert [run.options["model"]["pattern"] for run in runs] == ["s", "ts"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"axes": {"model.pattern": []}, "runs": [{"model.pattern": "s"}]}, "give a list of values"),
+        ({"variants": {"pattern=s": {"model.pattern": "ts"}}}, "two variants are named 'pattern=s'"),
+        ({"reference": "s"}, "reference: 's' is not one of the variants"),
+        ({"match": Match("params", to="ts")}, "match.to: 'ts' is not one of the variants"),
+        ({"axes": {"model.name": ["a/b"]}, "reference": "name=a/b"}, "without /"),
+    ],
+)
+def test_axes_errors_say_what_is_wrong(sweep_file, given, message):
+    with pytest.raises(ValueError, match=message):
+        axes_suite(sweep_file.parent.parent / "base.yaml", **given)
+
+
+def test_the_papers_table_is_solved_before_it_is_trained():
+    sweep = parse_sweep(["--config", str(Path(__file__).parents[2] / "configs" / "ablations" / "paper_table1.yaml")])
+    runs = plan_runs(sweep)
+    assert len(runs) == 5 * (6 + 5)
+    (matched,) = (r for r in runs if (r.suite, r.variant, r.seed) == ("matched", "pattern=twh", 0))
+    assert 1 < matched.options["model"]["args"]["mlp_ratio"] < 2

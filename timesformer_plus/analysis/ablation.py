@@ -17,6 +17,7 @@ from ..engine.build import build_model
 from ..engine.config import train_parser
 from .cost import Cost, Speed, measure_saved_models
 from .data_digest import data_root, why_unusable
+from .matching import describe_matches
 from .processes import FolderBusyError, folder_lock, termination_interrupts
 from .report import print_report, write_report
 from .runner import Runner
@@ -91,6 +92,9 @@ def run_ablation(
     runs = plan_runs(sweep)
     with folder_lock(sweep.output) as lock, termination_interrupts():
         _mention_missing_data(runs, console)
+        for name, suite in sweep.suites.items():
+            for line in describe_matches(resolve_variants(sweep, name), suite.match):
+                console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
         if not sweep.report_only:
             if tuple(trainer) == TRAINER:
                 _check_options(runs)

@@ -15,6 +15,7 @@ folder alone tells what is done, and ``--config run.yaml`` repeats any run by ha
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from jsonargparse.typing import Path_fr
 
 from ..engine.atomic_file import write_atomically
 from .data_digest import data_digests
+from .matching import Match, match_budgets
 
 Options = dict[str, Any]
 State = Literal["finished", "changed", "failed", "missing"]
@@ -41,8 +43,13 @@ class Suite:
 
     Args:
         base: The recipe that the variants change, a YAML file of the trainer; relative to the sweep's file.
-        variants: Name -> changes to the recipe, as dotted keys: `ts: {model.pattern: ts}`.
         reference: The variant that the others are compared with, seed by seed.
+        variants: Name -> changes to the recipe, as dotted keys: `ts: {model.pattern: ts}`. Those of `axes` and `runs`
+            join them.
+        axes: Option -> values. Every combination is a variant, named by what it changes: `{model.pattern: [s, ts]}`
+            makes `pattern=s` and `pattern=ts`.
+        runs: Further variants, as changes to the recipe, named in the same way.
+        match: Gives all variants the budget of one of them.
         metric: The score that is compared, a fraction: top1, accuracy, pair …
         overrides: Changes to the recipe that all variants share.
         split: The split it is read on.
@@ -55,8 +62,11 @@ class Suite:
     """
 
     base: Path_fr
-    variants: dict[str, dict[str, Any]]
     reference: str
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    axes: dict[str, list[Any]] = field(default_factory=dict)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    match: Match = field(default_factory=Match)
     metric: str = "top1"
     overrides: dict[str, Any] = field(default_factory=dict)
     split: Literal["test", "val"] = "test"
@@ -67,11 +77,20 @@ class Suite:
     readable: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "variants", _all_variants(self.variants, self.axes, self.runs))
         if not self.variants:
-            raise ValueError("a suite needs variants, such as `variants: {s: {model.pattern: s}}`")
+            raise ValueError(
+                "a suite needs variants, such as `variants: {s: {model.pattern: s}}` or "
+                "`axes: {model.pattern: [s, ts]}`"
+            )
         for name in self.variants:
             _check_name("variant", name)
-        for what, names in (("reference", [self.reference]), ("readable", list(self.readable))):
+        matched = [self.match.to] if self.match.to else []
+        for what, names in (
+            ("reference", [self.reference]),
+            ("match.to", matched),
+            ("readable", list(self.readable)),
+        ):
             for name in names:
                 if name not in self.variants:
                     raise ValueError(f"{what}: {name!r} is not one of the variants {list(self.variants)}")
@@ -284,7 +303,7 @@ def resolve_variants(sweep: Sweep, name: str) -> dict[str, Options]:
             options.pop(key, None)
         # A recipe may say how many threads it likes by itself; here speeds are compared, so all have the same number.
         resolved[variant] = {**options, "threads": sweep.threads}
-    return resolved
+    return match_budgets(resolved, suite.match)
 
 
 def merge(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> Options:
@@ -338,6 +357,36 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object in one step: a reader finds the old file or the new one, never half of it."""
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def name_difference(changes: Mapping[str, Any]) -> str:
+    """Name of a variant by what it changes: ``"pattern=ts,depth=4"``.
+
+    Only the last word of an option is written, the whole of it where two options of the variant end in the same word.
+    """
+    ends = [key.rpartition(".")[2] for key in changes]
+    words = [end if ends.count(end) == 1 else key for key, end in zip(changes, ends, strict=True)]
+    return ",".join(f"{word}={_plain(value)}" for word, value in zip(words, changes.values(), strict=True))
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _all_variants(
+    named: Mapping[str, dict[str, Any]], axes: Mapping[str, list[Any]], runs: list[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    for key, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"axes: {key} has {values!r}; give a list of values")
+    products = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())] if axes else []
+    variants = dict(named)
+    for changes in [*products, *runs]:
+        name = name_difference(changes)
+        # a suite that is made from another one has its variants already
+        if variants.setdefault(name, changes) != changes:
+            raise ValueError(f"two variants are named {name!r}: {variants[name]} and {changes}")
+    return variants
 
 
 def _make_run(sweep: Sweep, suite: str, variant: str, seed: int, options: Options) -> Run:
