@@ -211,3 +211,17 @@ def test_whole_data_needs_no_sentence(make_sweep):
     whole = {"expected": 100, "found": 100, "missing": 0, "unreadable": 0, "excluded": 0}
     store(runs[0], **top1(0.5), videos=dict.fromkeys(("train", "val", "test"), whole), bad_videos={})
     assert not [text for text in collect(sweep, runs).suites[0].findings if "videos" in text]
+
+
+def test_verdicts_are_corrected_for_the_number_of_variants(suite_of):
+    # differences .05 .05 .08: mean .06, standard error .01, t = 6, p = .027 (df 2), below .05 alone and above it twice
+    scores = {"s": [0.4, 0.5, 0.6], "ts": [0.45, 0.55, 0.68]}
+    assert suite_of(scores).findings[1].endswith("(Holm): better ts; worse none; not separated none.")
+    two = suite_of({**scores, "h": [0.5, 0.4, 0.6]})
+    assert two.rows[1].difference.p == pytest.approx(0.0267, abs=1e-4)
+    assert two.findings[1].endswith("(Holm): better none; worse none; not separated ts, h.")
+
+
+def test_differences_that_are_all_the_same_are_separated(suite_of):
+    suite = suite_of({"s": [0.5, 0.5, 0.5], "ts": [0.75, 0.75, 0.75], "h": [0.25, 0.25, 0.25], "t": [0.5, 0.5, 0.5]})
+    assert suite.findings[1].endswith("(Holm): better ts; worse h; not separated t.")

@@ -144,7 +144,7 @@ def notes(report: Report) -> list[str]:
         "Intervals are 95 % Student-t intervals over seeds, cut to 0 to 100 %; they speak about another seed, not "
         "about another test set. One seed has no interval; no width means that all seeds agree to the last clip.",
         "Differences are in percentage points, paired by seed, their intervals cut to -100 to 100; p is the two-sided "
-        "paired t-test, not corrected for the number of variants, and empty where it "
+        "paired t-test of that row alone, and empty where it "
         "is undefined (one seed, or all differences equal).",
         "GFLOPs are 10⁹ multiply-adds of matrix products and convolutions on one clip view, all attention counted.",
         "clips/s are clip views in inference, measured while nothing was training, the variants taking turns; median.",

@@ -140,6 +140,32 @@ def paired_difference(
     return PairedDifference(interval.mean, interval.low, interval.high, p, interval.n, confidence)
 
 
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's correction: p-values of several comparisons such that one below .05 errs in 5 % of sweeps, not of rows.
+
+    The k-th smallest of m is multiplied by m - k + 1, none is smaller than the one before it, and none greater than 1
+    (Holm 1979, "A simple sequentially rejective multiple test procedure").
+
+    Args:
+        p_values: Name -> p of one comparison, in 0..1.
+
+    Returns:
+        Name -> corrected p, in the order given.
+
+    Raises:
+        ValueError: A p is not in 0..1.
+    """
+    for name, p in p_values.items():
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"p of {name} is {p}, not in 0..1; leave undefined ones out")
+    corrected: dict[str, float] = {}
+    greatest = 0.0
+    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        greatest = max(greatest, min(1.0, (len(p_values) - place) * p_values[name]))
+        corrected[name] = greatest
+    return {name: corrected[name] for name in p_values}
+
+
 def _sample(values: Iterable[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     sample = np.fromiter((float(value) for value in values), dtype=np.float64)
     if not len(sample):
