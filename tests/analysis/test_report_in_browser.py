@@ -30,7 +30,6 @@ def browse(page, profile, *flags):
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("flags", [(), ("--force-dark-mode", "--window-size=500,2000")])
 def test_pictures_are_drawn_offline(make_sweep, run, tmp_path, flags):
@@ -62,7 +61,6 @@ def test_pictures_are_drawn_offline(make_sweep, run, tmp_path, flags):
     assert "<img src=x" not in document
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_connection_would_have_been_noticed(make_sweep, run, tmp_path):
     sweep: Sweep = make_sweep({"s": {}})
