@@ -74,6 +74,11 @@ class Page(HTMLParser):
             self.shown.append(data)
 
 
+def figures_of(page):
+    """Name -> the figures that can be shown there."""
+    return {a["data-for"]: json.loads(text) for a, text in page.scripts if "data-for" in a}
+
+
 @pytest.fixture
 def page(report):
     return Page(render_page(report))
@@ -95,45 +100,60 @@ def test_page_loads_nothing(page):
 
 
 def test_page_shows_what_users_named_as_text(page):
-    tags = [tag for tag, _ in page.elements]
-    assert tags.count("script") == 5  # plotly, the page's own, and the data of three figures
+    names = [attributes["data-for"] for attributes, _ in page.scripts if "data-for" in attributes]
+    scripts = [attributes for tag, attributes in page.elements if tag == "script"]
+    assert len(scripts) == len(names) + 2  # plotly and the page's own
     assert not any("alert" in text for attributes, text in page.scripts if not attributes and len(text) < 10**5)
     shown = "".join(page.shown)
-    assert shown.count(EVIL) >= 8  # title, heading, description, note, finding, row, pattern, column, command
+    # title, heading, description, note, finding, row, pattern, choice, command
+    assert shown.count(EVIL) >= 9
 
 
-def test_page_embeds_three_figures_whose_text_is_escaped(page):
-    figures = [(a["data-for"], text) for a, text in page.scripts if a.get("type") == "application/json"]
-    assert [name for name, _ in figures] == ["ranking-0", "parts-0", "cost-0"]
+def test_page_embeds_figures_whose_text_is_escaped(page):
+    texts = {a["data-for"]: text for a, text in page.scripts if a.get("type") == "application/json"}
+    assert list(texts) == ["ranking-0", "cost-0", "differences-0", "parts-0", "classes-0"]
     plots = [attributes["id"] for _, attributes in page.elements if attributes.get("class") == "plot"]
-    assert plots == ["ranking-0", "parts-0", "cost-0"]
-    for _, text in figures:
+    assert plots == list(texts)
+    for text in texts.values():
         assert "<" not in text
-        figure = json.loads(text)
-        assert figure["data"]
-        # plotly renders a little HTML of its own (<b>, <a>), so that names have to be escaped for it too
-        assert "<script" not in json.dumps(figure)
-        assert "&lt;script" in json.dumps(figure)
+        for figure in json.loads(text):
+            assert figure["data"]
+            # plotly renders a little HTML of its own (<b>, <a>), so that names have to be escaped for it too
+            assert "<script" not in json.dumps(figure)
+        assert "&lt;script" in json.dumps(json.loads(text))
 
 
 def test_figures_hold_means_intervals_and_seeds(page):
-    figures = {a["data-for"]: json.loads(text) for a, text in page.scripts if "data-for" in a}
-    seeds, mean = figures["ranking-0"]["data"][:2]
+    figures = figures_of(page)
+    [figure] = figures["ranking-0"]
+    seeds, mean = figure["data"][2:4]  # the reference, which is second
     assert seeds["x"] == pytest.approx([50.0, 51.0])
     assert mean["x"] == pytest.approx([50.5])
     half = 12.706205 * 0.5  # t(0.975, df 1) times the standard error of 50 and 51
     assert mean["error_x"]["array"] == pytest.approx([half], abs=1e-4)
     assert mean["error_x"]["arrayminus"] == pytest.approx([half], abs=1e-4)
-    heat = figures["parts-0"]["data"][0]
-    assert heat["type"] == "heatmap"
-    assert heat["z"][0] == pytest.approx([30, 90])
-    assert heat["z"][1] == pytest.approx([80, 20])
-    assert heat["text"] == [["30 %", "90 %"], ["80 %", "20 %"]]
-    outlines = figures["parts-0"]["layout"]["shapes"]
-    assert [(round(o["x0"]), round(o["y0"])) for o in outlines] == [(1, 0), (0, 1)]
-    assert "ceiling 50 %" in json.dumps(figures["ranking-0"]["layout"])
-    assert "ceiling 50 %" in json.dumps(figures["cost-0"]["layout"])
-    assert sorted({trace["x"][0] for trace in figures["cost-0"]["data"]}) == [0.5, 1.0, 1.5]
+    assert "ceiling 50 %" in json.dumps(figure["layout"])
+    [difference] = figures["differences-0"]
+    assert [trace["x"] for trace in difference["data"]] == [pytest.approx([40.0]), pytest.approx([0.0])]
+    gflops, params, speed, seconds = figures["cost-0"]
+    assert "ceiling 50 %" in json.dumps(gflops["layout"])
+    front, *points = gflops["data"]
+    assert [trace["x"][0] for trace in points] == [0.5, 1.0, 1.5]
+    assert front["x"] == [0.5, 1.0]  # the third costs more and scores less
+    assert params["data"][0]["x"] == [1000.0]
+    assert [trace["x"][0] for trace in speed["data"][1:]] == pytest.approx([100 / 3, 50, 100])
+    assert seconds["data"][0]["x"] == [1.5]
+
+
+def test_heat_map_outlines_what_theory_can_read(page):
+    [heat] = figures_of(page)["parts-0"]
+    trace = heat["data"][0]
+    assert trace["type"] == "heatmap"
+    assert trace["z"][0] == pytest.approx([80, 20])
+    assert trace["z"][1] == pytest.approx([30, 90])
+    assert trace["text"] == [["80 %", "20 %"], ["30 %", "90 %"]]
+    outlines = heat["layout"]["shapes"]
+    assert [(round(o["x0"]), round(o["y0"])) for o in outlines] == [(0, 0), (1, 1)]
 
 
 def test_a_ceiling_on_the_whole_does_not_colour_the_classes(make_sweep, run):
@@ -141,7 +161,7 @@ def test_a_ceiling_on_the_whole_does_not_colour_the_classes(make_sweep, run):
         sweep = make_sweep({"s": {}}, suite={"ceiling": 0.5, "readable": readable})
         run(sweep)
         page = Page(render_page(collect(sweep, plan_runs(sweep))))
-        figure = next(json.loads(text) for a, text in page.scripts if a.get("data-for") == "parts-0")
+        [figure] = figures_of(page)["parts-0"]
         assert len(figure["data"][0]["colorscale"]) == colours
         assert ("Green: above the ceiling" in "".join(page.shown)) == bool(readable)
 
@@ -163,11 +183,8 @@ def test_green_is_what_the_findings_call_above_the_ceiling(make_sweep):
     print_report(report, Console(file=text, width=100, force_terminal=True, color_system="standard"))
     assert re.findall(r"\x1b\[1;32m\s*([^\x1b]*?)\s*\x1b", text.getvalue()) == ["65 %"]
     assert "Green: above the ceiling of 50 % with 95 % confidence." in text.getvalue()
-    heat = next(
-        json.loads(data)["data"][0]
-        for attributes, data in Page(render_page(report)).scripts
-        if attributes.get("data-for") == "parts-0"
-    )
+    [figure] = figures_of(Page(render_page(report)))["parts-0"]
+    heat = figure["data"][0]
     assert heat["text"] == [["65 %", "65 %"]]
     assert heat["z"] == [[pytest.approx(65.0), pytest.approx(50.0)]]  # 50 is where grey ends
 

@@ -1,195 +1,256 @@
-"""The pictures of a report as plotly figures: colours and fonts are left to the page, which knows light from dark."""
+"""Scores, differences, prices and learning curves as plotly figures."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import plotly.graph_objects as go
 
 from .findings import Row, SuiteReport
-from .statistics import MeanInterval
-
-# Okabe and Ito's colours, which colour-blind readers tell apart, then four more; they show on light and dark paper.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D", "#7F7F7F", "#B2A000")
+from .page_data import COSTS, Evidence
+from .page_marks import (
+    CEILING,
+    INK,
+    PAPER,
+    SERIES,
+    SOFT,
+    error_bar,
+    mean_score,
+    ranked,
+    short_names,
+    spell_difference,
+    spell_score,
+    verdict_colours,
+)
 
 
 def ranking(suite: SuiteReport) -> go.Figure:
-    """Score of every variant with its interval, the seeds as small points, the ceiling as a line."""
+    """Score of every variant with its interval, best on top; the seeds as small points, the ceiling as a line."""
     figure = go.Figure()
-    rows = [row for row in suite.rows if row.score is not None]
+    rows, colours = ranked(suite), verdict_colours(suite)
     for place, row in enumerate(rows):
-        name = escape(row.variant)
+        name, colour = escape(row.variant), colours[row.variant]
         figure.add_scatter(
             x=[100 * score for score in row.scores.values()],
-            y=[place + 0.27] * len(row.scores),
+            y=[place + 0.24] * len(row.scores),
             mode="markers",
-            marker={"size": 6, "color": _colour(suite, row), "opacity": 0.55},
-            hovertemplate=[f"{name}, seed {seed}: %{{x:.1f}} %<extra></extra>" for seed in row.scores],
+            marker={"size": 6, "color": colour, "opacity": 0.45},
+            hovertemplate=[f"<b>{name}</b>, seed {seed}<br>%{{x:.1f}} %<extra></extra>" for seed in row.scores],
         )
         figure.add_scatter(
-            x=[100 * _mean(row)],
+            x=[100 * mean_score(row)],
             y=[place],
-            error_x=_error_bar(row.score),
+            error_x=error_bar(row.score, colour),
             mode="markers",
-            marker={"size": 11, "color": _colour(suite, row), "symbol": "diamond"},
-            hovertemplate=f"{name}: {_spell(row.score)}<extra></extra>",
+            marker=_mean_marker(suite, row, colour, 12),
+            hovertemplate=f"<b>{name}</b><br>{spell_score(row.score)}<extra></extra>",
         )
+        figure.add_annotation(
+            x=1,
+            xref="paper",
+            xanchor="left",
+            xshift=10,
+            y=place,
+            text=f"<b>{100 * mean_score(row):.1f}</b>",
+            showarrow=False,
+        )
+    low, high = _extent(suite, rows)
     _draw_ceiling(figure, suite, vertical=True)
-    figure.update_layout(showlegend=False, height=100 + 46 * max(len(rows), 2))
-    figure.update_xaxes(title=_axis(suite), range=[-2, 103], ticksuffix=" %", dtick=25)
-    names = [escape(row.variant) for row in rows]
-    figure.update_yaxes(range=[len(rows) - 0.4, -0.6], tickvals=list(range(len(rows))), ticktext=names)
+    figure.update_layout(showlegend=False, height=78 + 40 * max(len(rows), 2), meta={"right": 52})
+    figure.update_xaxes(range=[low, high], ticksuffix=" %", nticks=7)
+    _name_rows(figure, rows)
     return figure
 
 
-def accuracy_against_cost(suite: SuiteReport) -> go.Figure:
-    """Score over GFLOPs a clip view with intervals; the seeds as small points."""
+def differences(suite: SuiteReport) -> go.Figure:
+    """Difference of every variant to the reference, paired by seed, with its interval; in percentage points."""
     figure = go.Figure()
-    rows = sorted((row for row in suite.rows if row.score is not None and row.gflops is not None), key=_gflops)
-    for index, row in enumerate(rows):
-        name = escape(row.variant)
+    rows = [row for row in ranked(suite) if row.difference is not None]
+    colours = verdict_colours(suite)
+    for place, row in enumerate(rows):
+        difference = row.difference
+        if difference is None:
+            continue
+        colour = colours[row.variant]
         figure.add_scatter(
-            x=[row.gflops] * len(row.scores),
-            y=[100 * score for score in row.scores.values()],
+            x=[100 * difference.mean],
+            y=[place],
+            error_x=error_bar(difference, colour),
             mode="markers",
-            marker={"size": 20, "color": _colour(suite, row), "symbol": "line-ew-open"},
-            hovertemplate=[f"{name}, seed {seed}: %{{y:.1f}} %<extra></extra>" for seed in row.scores],
+            marker={"size": 10, "color": colour},
+            hovertemplate=f"<b>{escape(row.variant)}</b><br>{spell_difference(difference)}<extra></extra>",
         )
+    figure.add_vline(x=0, line={"width": 1.5, "color": SOFT})
+    figure.update_layout(showlegend=False, height=86 + 34 * max(len(rows), 2))
+    figure.update_xaxes(title=f"points to {escape(_short_reference(suite))}", tickformat="+~f", nticks=6)
+    _name_rows(figure, rows)
+    return figure
+
+
+def accuracy_against_cost(suite: SuiteReport, evidence: Mapping[str, Evidence], cost: str) -> go.Figure:
+    """Score over a cost with intervals; the line joins what no other variant beats in both."""
+    figure = go.Figure()
+    colours = verdict_colours(suite)
+    known = {
+        row.variant: evidence[row.variant].costs[cost] for row in suite.rows if cost in evidence[row.variant].costs
+    }
+    rows = sorted(
+        (row for row in suite.rows if row.score is not None and row.variant in known), key=lambda r: known[r.variant]
+    )
+    more_is_better = cost == "clips_per_second"
+    points = {row.variant: (known[row.variant], mean_score(row)) for row in rows}
+    front = pareto_front(points, more_is_better=more_is_better)
+    figure.add_scatter(
+        x=[known[name] for name in front],
+        y=[100 * mean_score(row) for name in front for row in rows if row.variant == name],
+        mode="lines",
+        line={"color": SOFT, "width": 1.5, "dash": "dot"},
+        hoverinfo="skip",
+    )
+    names = dict(zip((row.variant for row in rows), short_names([row.variant for row in rows]), strict=True))
+    sides = _label_sides(list(points.values()))
+    for row, side in zip(rows, sides, strict=True):
+        name, colour = escape(row.variant), colours[row.variant]
+        weight = f"<b>{escape(names[row.variant])}</b>" if row.variant in front else escape(names[row.variant])
         figure.add_scatter(
-            x=[row.gflops],
-            y=[100 * _mean(row)],
-            error_y=_error_bar(row.score),
-            mode="markers+text",
-            text=[f"<b>{name}</b>"],
-            textposition=("top right", "bottom right")[index % 2],
-            textfont={"color": _colour(suite, row), "size": 14},
-            marker={"size": 12, "color": _colour(suite, row), "symbol": "diamond"},
-            hovertemplate=f"{name}: {_spell(row.score)} at %{{x:.4g}} GFLOPs<extra></extra>",
+            x=[known[row.variant]],
+            y=[100 * mean_score(row)],
+            error_y={**error_bar(row.score, colour), "thickness": 1},
+            mode="markers+text" if side else "markers",
+            text=[weight],
+            textposition=side or "middle right",
+            textfont={"color": INK if row.variant in front else SOFT, "size": 12.5},
+            marker=_mean_marker(suite, row, colour, 11),
+            cliponaxis=False,
+            hovertemplate=f"<b>{name}</b><br>{spell_score(row.score)}<br>%{{x:.4~s}} {COSTS[cost][0]}<extra></extra>",
         )
     _draw_ceiling(figure, suite, vertical=False)
-    wide = bool(rows) and _gflops(rows[-1]) > 10 * _gflops(rows[0])
-    figure.update_layout(showlegend=False, height=430)
-    figure.update_xaxes(title="GFLOPs a clip view (multiply-adds)", **({"type": "log", "dtick": "D2"} if wide else {}))
-    figure.update_yaxes(title=_axis(suite), range=[-2, 108], ticksuffix=" %", dtick=25)
+    values = sorted(known[row.variant] for row in rows)
+    wide = bool(values) and values[-1] > 10 * values[0] > 0
+    figure.update_layout(showlegend=False, height=440, meta={"right": 44})
+    figure.update_xaxes(title=COSTS[cost][1], **({"type": "log", "dtick": "D2"} if wide else {"nticks": 6}))
+    figure.update_yaxes(range=list(_extent(suite, rows)), ticksuffix=" %", nticks=6)
     return figure
 
 
-def parts_heat_map(suite: SuiteReport) -> go.Figure:
-    """Score of every variant on every class or bit.
+def pareto_front(points: Mapping[str, tuple[float, float]], *, more_is_better: bool = False) -> list[str]:
+    """Find what nothing else beats.
 
-    Where theory has a word on the parts (``readable``) each is held against the ceiling: green where the whole interval
-    is above it, else grey; outlined what can be read. A ceiling on the whole says nothing about a part: who always
-    guesses one of two classes is always right about that one.
+    Args:
+        points: Name -> (cost, score).
+        more_is_better: Whether the cost is none, but a speed.
+
+    Returns:
+        Names for which no other has at least the score at no higher cost and is better in one; cheapest first.
     """
-    rows = [row for row in suite.rows if row.parts]
-    parts = suite.parts
-    ceiling = suite.suite.ceiling if suite.suite.readable else None
-    crowded = len(parts) > 4
-    scores = [[row.parts.get(part) for part in parts] for row in rows]
-    hover = [
-        [f"{escape(row.variant)}, {escape(part)}: {_spell(row.parts.get(part))}" for part in parts] for row in rows
-    ]
-    figure = go.Figure(
-        go.Heatmap(
-            z=[[_shade(score, ceiling) for score in row] for row in scores],
-            text=[[_cell(score, " %" * (not crowded)) for score in row] for row in scores],
-            x=[escape(part) for part in parts],
-            y=[escape(row.variant) for row in rows],
-            zmin=0,
-            zmax=100,
-            colorscale=_colour_scale(ceiling),
-            xgap=4,
-            ygap=4,
-            texttemplate="%{text}",
-            textfont={"size": 13 if crowded else 15},
-            customdata=hover,
-            hovertemplate="%{customdata}<extra></extra>",
-            colorbar={"ticksuffix": " %", "thickness": 12, "outlinewidth": 0, "tickvals": _ticks(ceiling)},
+    sign = -1 if more_is_better else 1
+
+    def beaten(name: str) -> bool:
+        cost, score = sign * points[name][0], points[name][1]
+        return any(
+            sign * c <= cost and s >= score and (sign * c < cost or s > score)
+            for other, (c, s) in points.items()
+            if other != name
         )
-    )
-    for y, row in enumerate(rows):
-        for x, part in enumerate(parts):
-            if part in suite.suite.readable.get(row.variant, ()):
-                figure.add_shape(
-                    type="rect",
-                    x0=x - 0.47,
-                    x1=x + 0.47,
-                    y0=y - 0.45,
-                    y1=y + 0.45,
-                    line={"width": 3, "color": "#D55E00"},
-                )
-    figure.update_layout(height=100 + 46 * max(len(rows), 2))
-    figure.update_xaxes(side="top", type="category", showgrid=False)
-    figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
+
+    return sorted((name for name in points if not beaten(name)), key=lambda name: (sign * points[name][0], name))
+
+
+def learning_curves(suite: SuiteReport, evidence: Mapping[str, Evidence], curve: str) -> go.Figure:
+    """Mean over the seeds of every variant, and a band from the lowest seed to the highest.
+
+    Of many variants the first ones, the last one and the reference are drawn, the others when their name is pressed.
+    """
+    figure = go.Figure()
+    rows = ranked(suite)
+    names = short_names([row.variant for row in rows])
+    for index, row in enumerate(rows):
+        drawn = index < 3 or index == len(rows) - 1 or len(rows) <= 6 or row.variant == suite.suite.reference
+        seeds = evidence[row.variant].curves.get(curve, {})
+        if not seeds:
+            continue
+        points = list(zip(*seeds.values(), strict=False))  # seeds may have been logged for other lengths
+        x = [sum(p[0] for p in at) / len(at) for at in points]
+        values = [[p[1] for p in at] for at in points]
+        colour = SERIES[index % len(SERIES)]
+        name = escape(names[index])
+        if len(seeds) > 1:
+            figure.add_scatter(
+                x=[*x, *reversed(x)],
+                y=[*map(max, values), *reversed([min(at) for at in values])],
+                fill="toself",
+                fillcolor=colour,
+                line={"width": 0, "color": colour},
+                opacity=0.16,
+                hoverinfo="skip",
+                legendgroup=name,
+                showlegend=False,
+                visible=True if drawn else "legendonly",
+            )
+        figure.add_scatter(
+            x=x,
+            y=[sum(at) / len(at) for at in values],
+            mode="lines",
+            name=name,
+            legendgroup=name,
+            visible=True if drawn else "legendonly",
+            line={"width": 2, "color": colour, "dash": "solid" if index < len(SERIES) else "dash"},
+            hovertemplate=f"<b>{escape(row.variant)}</b><br>epoch %{{x:.1f}}: %{{y:.3g}}<extra></extra>",
+        )
+    figure.update_layout(height=430, legend={"orientation": "h", "y": -0.18, "yanchor": "top", "x": 0})
+    figure.update_xaxes(title="epoch", nticks=8, rangemode="tozero")
+    figure.update_yaxes(title=curve, nticks=6)
     return figure
 
 
-def _colour(suite: SuiteReport, row: Row) -> str:
-    return COLOURS[[other.variant for other in suite.rows].index(row.variant) % len(COLOURS)]
+def _label_sides(points: Sequence[tuple[float, float]]) -> list[str]:
+    """Where names of points go so that neighbours' do not lie on each other; empty where there is no room."""
+    wide, high = (max(axis) - min(axis) or 1.0 for axis in zip(*points, strict=True)) if points else (1.0, 1.0)
+    sides: list[str] = []
+    for x, y in points:
+        near = {
+            side
+            for (a, b), side in zip(points, sides, strict=False)
+            if abs(a - x) < 0.06 * wide and abs(b - y) < 0.07 * high
+        }
+        order = ("middle right", "middle left", "top right", "bottom left")
+        sides.append(next((side for side in order if side not in near), ""))
+    return sides
 
 
-def _mean(row: Row) -> float:
-    return row.score.mean if row.score is not None else float("nan")
+def _name_rows(figure: go.Figure, rows: Sequence[Row]) -> None:
+    names = [escape(name) for name in short_names([row.variant for row in rows])]
+    places = list(range(len(rows)))
+    figure.update_yaxes(range=[len(rows) - 0.4, -0.6], tickvals=places, ticktext=names, showgrid=False)
 
 
-def _gflops(row: Row) -> float:
-    return row.gflops or 0.0
+def _short_reference(suite: SuiteReport) -> str:
+    names = [row.variant for row in suite.rows]
+    return short_names(names)[names.index(suite.suite.reference)]
 
 
-def _error_bar(score: MeanInterval | None) -> dict[str, object]:
-    if score is None or score.low is None or score.high is None:
-        return {"visible": False}
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [100 * (score.high - score.mean)],
-        "arrayminus": [100 * (score.mean - score.low)],
-        "thickness": 2,
-        "width": 5,
-    }
+def _mean_marker(suite: SuiteReport, row: Row, colour: str, size: int) -> dict[str, object]:
+    if row.variant == suite.suite.reference:
+        return {"size": size, "color": PAPER, "symbol": "diamond", "line": {"width": 2.5, "color": colour}}
+    return {"size": size, "color": colour, "symbol": "diamond"}
+
+
+def _extent(suite: SuiteReport, rows: Sequence[Row]) -> tuple[float, float]:
+    """Percent from below the lowest interval to above the highest; a narrow lead must not be a hair on a wide axis."""
+    ends = [100 * end for row in rows if row.score for end in (row.score.low, row.score.high) if end is not None]
+    ends += [100 * score for row in rows for score in row.scores.values()]
+    ends += [100 * suite.suite.ceiling] if suite.suite.ceiling is not None else []
+    pad = max(0.06 * (max(ends) - min(ends)), 1.0) if ends else 1.0
+    return (max(min(ends) - pad, -2), min(max(ends) + pad, 102)) if ends else (0.0, 100.0)
 
 
 def _draw_ceiling(figure: go.Figure, suite: SuiteReport, *, vertical: bool) -> None:
     if suite.suite.ceiling is None:
         return
-    level, line = 100 * suite.suite.ceiling, {"dash": "dot", "width": 2, "color": "#D55E00"}
-    text = f"ceiling {level:.0f} %"
+    level, line = 100 * suite.suite.ceiling, {"dash": "dot", "width": 1.5, "color": CEILING}
+    label = {"annotation_text": f"ceiling {level:.0f} %", "annotation_font_color": CEILING}
     if vertical:
-        figure.add_vline(x=level, line=line, annotation_text=text, annotation_position="top")
+        figure.add_vline(x=level, line=line, annotation_position="top", **label)
     else:
-        figure.add_hline(y=level, line=line, annotation_text=text, annotation_position="bottom left")
-
-
-def _axis(suite: SuiteReport) -> str:
-    return escape(f"{suite.suite.metric} on {suite.suite.split}")
-
-
-def _spell(score: MeanInterval | None) -> str:
-    if score is None:
-        return "no run"
-    interval = (
-        "one seed" if score.low is None or score.high is None else f"{100 * score.low:.1f} to {100 * score.high:.1f}"
-    )
-    return f"{100 * score.mean:.1f} % ({interval})"
-
-
-def _shade(score: MeanInterval | None, ceiling: float | None) -> float | None:
-    """Place on the colour scale, in percent: the mean, but green only for what is above the ceiling for sure."""
-    if score is None:
-        return None
-    return 100 * (score.mean if ceiling is None or score.is_above(ceiling) else min(score.mean, ceiling))
-
-
-def _cell(score: MeanInterval | None, unit: str) -> str:
-    return "" if score is None else f"{100 * score.mean:.0f}{unit}"
-
-
-def _colour_scale(ceiling: float | None) -> list[tuple[float, str]]:
-    if ceiling is None or not 0 < ceiling < 1:
-        return [(0.0, "#F1F4F6"), (1.0, "#00688B")]
-    above = min(ceiling + 1e-3, 1.0)  # a score of exactly the ceiling is not above it
-    return [(0.0, "#F3F3F1"), (above, "#CFCFCB"), (above, "#D3ECE4"), (1.0, "#00664F")]
-
-
-def _ticks(ceiling: float | None) -> list[float]:
-    return sorted({0.0, 100.0, 50.0 if ceiling is None else 100 * ceiling})
+        figure.add_hline(y=level, line=line, annotation_position="top left", **label)

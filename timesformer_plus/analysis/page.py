@@ -6,18 +6,22 @@ forbids itself every connection (Content-Security-Policy), so that opening it as
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
-from plotly.utils import PlotlyJSONEncoder
 
-from .figures import accuracy_against_cost, parts_heat_map, ranking
+from .figures import accuracy_against_cost, differences, learning_curves, ranking
 from .findings import Report, SuiteReport
-from .page_assets import SCRIPT, STYLE
-from .report import PATTERN, cells, headings, notes
+from .page_assets import STYLE
+from .page_classes import class_views, parts_heat_map
+from .page_data import COSTS, Evidence, read_evidence, read_protocol
+from .page_drawings import draw_interleaving
+from .page_marks import short_names
+from .page_parts import fold_away, picture, sensitivity_table, switch
+from .page_script import SCRIPT
+from .page_table import render_table
+from .report import notes
 
 
 def render_page(report: Report) -> str:
@@ -29,10 +33,8 @@ def render_page(report: Report) -> str:
     Returns:
         A complete HTML document, about 5 MB, most of it plotly.js.
     """
-    sections = "\n".join(_section(index, suite) for index, suite in enumerate(report.suites))
-    navigation = "".join(
-        f'<a href="#suite-{index}">{escape(suite.title)}</a>' for index, suite in enumerate(report.suites)
-    )
+    sections = "\n".join(_section(report, index, suite) for index, suite in enumerate(report.suites))
+    links = "".join(f'<a href="#suite-{index}">{escape(suite.title)}</a>' for index, suite in enumerate(report.suites))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -47,14 +49,14 @@ def render_page(report: Report) -> str:
 </head>
 <body>
 <header>
-<p class="eyebrow">timesformer_plus ablation</p>
+<p class="eyebrow">timesformer_plus · ablation</p>
 <h1>{escape(report.title)}</h1>
-{"".join(f'<p class="lede"><b>{escape(s.title)}</b> {escape(s.findings[0])}</p>' for s in report.suites)}
-<p class="chips">{_chips(report)}</p>
-<nav>{navigation}<a href="#method">How this was made</a></nav>
+{_ledes(report)}
+<p class="facts">{_facts(report)}</p>
+<nav aria-label="Sections">{links}<a href="#method">How this was made</a></nav>
 </header>
 <main>
-<noscript><p class="warning">The pictures need JavaScript; the tables below them hold the same numbers.</p></noscript>
+<noscript><p class="warning">The pictures need JavaScript; the tables hold the same numbers.</p></noscript>
 {sections}
 {_method(report)}
 </main>
@@ -65,89 +67,153 @@ def render_page(report: Report) -> str:
 """
 
 
-def _chips(report: Report) -> str:
-    complete = report.finished == report.total
-    seeds = ", ".join(map(str, report.seeds))
-    return (
-        f'<span class="{"good" if complete else "bad"}">{report.finished} of {report.total} runs finished</span>'
-        f"<span>seeds {seeds}</span><span>intervals 95 %, Student t</span>"
+def _ledes(report: Report) -> str:
+    several = len(report.suites) > 1
+    return "".join(
+        f'<p class="lede">{f"<b>{escape(suite.title)}</b> " if several else ""}{escape(suite.findings[0])}</p>'
+        for suite in report.suites
     )
 
 
-def _section(index: int, suite: SuiteReport) -> str:
+def _facts(report: Report) -> str:
+    complete = report.finished == report.total
+    partial = "" if complete else ": a partial report"
+    return (
+        f'<span class="{"done" if complete else "partial"}">{report.finished} of {report.total} runs finished{partial}'
+        f"</span><span>seeds {', '.join(map(str, report.seeds))}</span><span>95 % intervals, Student t</span>"
+    )
+
+
+def _section(report: Report, index: int, suite: SuiteReport) -> str:
     spec = suite.suite
+    evidence = {row.variant: read_evidence(report, suite, row) for row in suite.rows}
     note = f'<p class="note"><b>Ceiling.</b> {escape(spec.ceiling_note)}</p>' if spec.ceiling_note else ""
+    description = f'<p class="description">{escape(spec.description)}</p>' if spec.description else ""
     return f"""<section id="suite-{index}">
 <h2>{escape(suite.title)}</h2>
-<p>{escape(spec.description)}</p>
-{note}
-<ul class="findings">{"".join(f"<li>{escape(finding)}</li>" for finding in suite.findings)}</ul>
+{description}
 {"".join(_missing(suite))}
-<div class="pictures">{"".join(_pictures(index, suite))}</div>
-{_table(suite)}
+{"".join(_headline(index, suite))}
+{_findings(report, suite)}
+{note}
+{"".join(_pictures(index, suite, evidence))}
+{"".join(_drawings(suite, evidence))}
+{"".join(sensitivity_table(suite, evidence))}
+<h3>Every number</h3>
+{render_table(suite, evidence)}
+{"".join(_folded(report, index, suite, evidence))}
 </section>"""
 
 
-def _pictures(index: int, suite: SuiteReport) -> Iterator[str]:
-    metric = escape(suite.suite.metric)
+def _findings(report: Report, suite: SuiteReport) -> str:
+    """What the head of the page does not say already."""
+    left = suite.findings if len(report.suites) > 1 else suite.findings[1:]
+    return f'<ul class="findings">{"".join(f"<li>{escape(finding)}</li>" for finding in left)}</ul>' if left else ""
+
+
+def _headline(index: int, suite: SuiteReport) -> Iterator[str]:
     if any(row.score for row in suite.rows):
-        caption = "Diamond: mean over the seeds with its 95 % interval. Points below it: the single seeds."
-        yield _picture(f"ranking-{index}", ranking(suite), f"{metric} of every variant", caption)
-    if any(row.parts for row in suite.rows):
+        caption = (
+            "Diamond: mean over the seeds with its 95 % interval; the number on the right is that mean. Small points: "
+            f"the single seeds. {_verdict_legend(suite)}"
+        )
+        metric, split = escape(suite.suite.metric), escape(suite.suite.split)
+        yield picture(f"ranking-{index}", [ranking(suite)], f"{metric} on {split}, best first", caption)
+
+
+def _verdict_legend(suite: SuiteReport) -> str:
+    if not any(row.difference for row in suite.rows):
+        return ""
+    reference = escape(suite.suite.reference)
+    return (
+        '<span class="key better">better</span> or <span class="key worse">worse</span> than, or '
+        f'<span class="key unclear">not separated</span> from, the reference {reference} (hollow), at 95 % for all '
+        "comparisons together (Holm)."
+    )
+
+
+def _pictures(index: int, suite: SuiteReport, evidence: Mapping[str, Evidence]) -> Iterator[str]:
+    metric = escape(suite.suite.metric)
+    scored = [row for row in suite.rows if row.score]
+    costs = [cost for cost in COSTS if any(cost in evidence[row.variant].costs for row in scored)]
+    if costs:
+        figures = [accuracy_against_cost(suite, evidence, cost) for cost in costs]
+        name = f"cost-{index}"
+        control = switch("against", [COSTS[cost][0] for cost in costs], [name])
+        caption = (
+            "Higher is better. The dotted line joins the Pareto front, in bold: variants that no other beats in both."
+        )
+        yield picture(name, figures, f"{metric} against its price", caption, control)
+    pair = []
+    if any(row.difference for row in suite.rows):
+        caption = (
+            "Paired seed by seed: what a seed's luck does to both cancels. An interval across zero separates nothing."
+        )
+        pair.append(picture(f"differences-{index}", [differences(suite)], "Difference to the reference", caption))
+    if any(row.parts for row in suite.rows) and len(suite.parts) <= 40:
         held = suite.suite.ceiling is not None and bool(suite.suite.readable)
         ceiling = " Green: above the ceiling with 95 % confidence. Grey: the others." if held else ""
         outlined = " Outlined: theory says that this variant can read this one." if suite.suite.readable else ""
         caption = f"Mean over the seeds, in percent.{ceiling}{outlined}"
-        yield _picture(f"parts-{index}", parts_heat_map(suite), f"{metric}, part by part", caption)
-    if any(row.score and row.gflops for row in suite.rows):
-        caption = "Up is better, left is cheaper: one forward pass on one clip view. Dashes: the single seeds."
-        yield _picture(f"cost-{index}", accuracy_against_cost(suite), f"{metric} against cost", caption, wide=True)
+        pair.append(picture(f"parts-{index}", [parts_heat_map(suite)], f"{metric}, part by part", caption))
+    if pair:
+        yield f'<div class="pair">{"".join(pair)}</div>'
 
 
-def _picture(name: str, figure: go.Figure, title: str, caption: str, *, wide: bool = False) -> str:
-    # "<" inside JSON could end the script element or open a comment; <!-- and </script> must not survive.
-    spec = json.dumps(figure.to_plotly_json(), cls=PlotlyJSONEncoder).replace("<", "\\u003c").replace("&", "\\u0026")
-    return (
-        f"<figure{' class=wide' if wide else ''}><h3>{title}</h3>"
-        f'<div class="plot" id="{name}" role="img" aria-label="{title}; numbers in the table"></div>'
-        f'<script type="application/json" data-for="{name}">{spec}</script>'
-        f"<figcaption>{caption}</figcaption></figure>"
+def _drawings(suite: SuiteReport, evidence: Mapping[str, Evidence]) -> Iterator[str]:
+    drawn: dict[str, list[str]] = {}
+    for row in suite.rows:
+        geometry = evidence[row.variant].geometry
+        if geometry is not None:
+            drawn.setdefault(draw_interleaving(geometry), []).append(row.variant)
+    if not drawn:
+        return
+    cards = "".join(
+        f'<div class="card"><h4>{escape(", ".join(short_names(names)))}</h4>{drawing}</div>'
+        for drawing, names in drawn.items()
     )
+    yield (
+        '<h3>Which tokens see which</h3><p class="note">The frames of a clip, cut into patches. The outlined token has '
+        'seen the coloured patches after an attention: <span class="key new">new with this one</span> '
+        '<span class="key old">from before</span>. Computed from the pattern, exactly; what attention makes of it is '
+        f'another matter.</p><div class="cards">{cards}</div>'
+    )
+
+
+def _folded(report: Report, index: int, suite: SuiteReport, evidence: Mapping[str, Evidence]) -> Iterator[str]:
+    curves = list(dict.fromkeys(name for row in suite.rows for name in evidence[row.variant].curves))
+    if curves:
+        name = f"curves-{index}"
+        figures = [learning_curves(suite, evidence, curve) for curve in curves]
+        control = switch("of", curves, [name]) if len(curves) > 1 else ""
+        caption = (
+            "Line: mean over the seeds. Band: from the lowest seed to the highest. Press a name to show or hide it."
+        )
+        title = "While training" if control else escape(curves[0].capitalize())
+        yield fold_away("Learning curves", picture(name, figures, title, caption, control))
+    yield from class_views(index, suite, evidence)
+    protocol = read_protocol(report, suite)
+    if protocol:
+        yield fold_away("Protocol: data, views, training", _list_of(protocol))
 
 
 def _missing(suite: SuiteReport) -> Iterator[str]:
     if suite.missing:
         items = "".join(f"<li><code>{escape(m.name)}</code>: {escape(m.why)}</li>" for m in suite.missing)
         yield (
-            f'<details class="warning" open><summary>Runs missing from these figures: {len(suite.missing)}</summary>'
-            f"<ul>{items}</ul></details>"
+            f'<details class="warning"{" open" * (len(suite.missing) <= 5)}>'
+            f"<summary>Runs missing from these figures: {len(suite.missing)}</summary><ul>{items}</ul></details>"
         )
 
 
-def _table(suite: SuiteReport) -> str:
-    heads = headings(suite)
-    classes = [' class="pattern"' if heading == PATTERN else "" for heading in heads]
-    head = "".join(f'<th scope="col"{c}>{escape(heading)}</th>' for heading, c in zip(heads, classes, strict=True))
-    body = ""
-    for row in suite.rows:
-        first, *rest = cells(suite, row)
-        marks = ' class="reference"' if row.variant == suite.suite.reference else ""
-        columns = "".join(f"<td{c}>{escape(cell)}</td>" for cell, c in zip(rest, classes[1:], strict=True))
-        body += f'<tr{marks}><th scope="row">{escape(first)}</th>{columns}</tr>\n'
-    speed = f"<p class='note'>clips/s on {escape(suite.speed)}.</p>" if suite.speed else ""
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(suite.title)}: table">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>{speed}"
-    )
-
-
 def _method(report: Report) -> str:
-    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in report.environment.items())
     return f"""<section id="method">
 <h2>How this was made</h2>
-<ul>{"".join(f"<li>{escape(note)}</li>" for note in notes(report))}</ul>
-<h3>The same again</h3>
-<pre><code>{escape(chr(10).join(report.commands))}</code></pre>
-<h3>Trained with</h3>
-<dl>{facts}</dl>
+<pre tabindex="0"><code>{escape(chr(10).join(report.commands))}</code></pre>
+{fold_away("How to read the numbers", f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes(report))}</ul>")}
+{fold_away("Versions, commit and hardware", _list_of(report.environment))}
 </section>"""
+
+
+def _list_of(facts: Mapping[str, str]) -> str:
+    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in facts.items())}</dl>"

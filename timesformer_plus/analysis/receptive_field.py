@@ -23,10 +23,12 @@ Seen = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class Reach:
-    """What every token has seen of the first block's input by the end of a block.
+    """What every token has seen of the first block's input by the end of a step.
 
     Attributes:
-        grid: Grid of the patch tokens behind the block; (T, 1, 1) behind a ``|``.
+        block: Index of the block.
+        step: The step's text, for example ``"t"`` or ``"t+s"``.
+        grid: Grid of the patch tokens behind the step; (T, 1, 1) behind a ``|``.
         prefix_sets: How many sets of prefix tokens there are: T where they belong to frames, else 1.
         of_patches: (tokens of ``grid``, T*H*W), whether a token has seen a patch token of the input.
         of_prefix: (tokens of ``grid``, sets of the input * P), whether it has seen a prefix token of the input.
@@ -34,6 +36,8 @@ class Reach:
         prefix_of_prefix: (sets * P, sets of the input * P).
     """
 
+    block: int
+    step: str
     grid: Grid
     prefix_sets: int
     of_patches: Seen
@@ -43,7 +47,13 @@ class Reach:
 
 
 def receptive_field(
-    pattern: str | Pattern, depth: int, grid: Grid, *, prefix_tokens: int = 1, class_token: bool = True
+    pattern: str | Pattern,
+    depth: int,
+    grid: Grid,
+    *,
+    prefix_tokens: int = 1,
+    class_token: bool = True,
+    every_step: bool = False,
 ) -> tuple[Reach, ...]:
     """Follow what every token has seen through the blocks of a model.
 
@@ -53,9 +63,10 @@ def receptive_field(
         grid: Token counts of a clip.
         prefix_tokens: P, class and register tokens.
         class_token: Whether the first of them is a class token, which stands for its frame behind a ``|``.
+        every_step: Tell of every step of a block, not of its last alone.
 
     Returns:
-        A reach a block.
+        A reach a block, or a step.
 
     Raises:
         ValueError: A pattern that does not fit the depth or the grid, or a negative number of prefix tokens.
@@ -69,16 +80,18 @@ def receptive_field(
     seen: Seen = np.eye(num_inputs, dtype=bool)  # (tokens, tokens of the input), prefix tokens in front in both
     cut = sets * prefix_tokens
     reaches, before = [], plans[0]
-    for plan in plans:
+    for block, plan in enumerate(plans):
         if plan.starts_stage:
             takes_class = class_token and prefix_tokens > 0 and before.class_token_holds_frame
             seen = _reduce_frames(seen, grid, prefix_tokens, before, plan, takes_class=takes_class)
             grid = Grid(grid.t, 1, 1)
         sets = grid.t if plan.per_frame_prefix else 1
-        for step in plan.steps:
-            seen = np.logical_or.reduce([seen, *(_attend(seen, grid, letter, sets) for letter in step.letters)])
         here = sets * prefix_tokens
-        reaches.append(Reach(grid, sets, seen[here:, cut:], seen[here:, :cut], seen[:here, cut:], seen[:here, :cut]))
+        for place, step in enumerate(plan.steps):
+            seen = np.logical_or.reduce([seen, *(_attend(seen, grid, letter, sets) for letter in step.letters)])
+            if every_step or place == len(plan.steps) - 1:
+                quarters = seen[here:, cut:], seen[here:, :cut], seen[:here, cut:], seen[:here, :cut]
+                reaches.append(Reach(block, str(step), grid, sets, *quarters))
         before = plan
     return tuple(reaches)
 
@@ -122,11 +135,11 @@ def follow_token(reaches: Sequence[Reach], place: tuple[int, int, int]) -> tuple
     """Follow one patch token through the blocks.
 
     Args:
-        reaches: Of all blocks, from ``receptive_field``.
+        reaches: From ``receptive_field``.
         place: Its t, h, w; behind a ``|`` the token of its frame is followed.
 
     Returns:
-        A pair a block: which patch tokens (T*H*W,) and which prefix tokens (sets * P,) of the input it has seen.
+        A pair a reach: which patch tokens (T*H*W,) and which prefix tokens (sets * P,) of the input it has seen.
     """
     t, h, w = place
     fields = []
