@@ -306,9 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    page = "" if options.page == Path("RESULTS.md") else f" --page {shlex.quote(options.page.as_posix())}"
-    write_atomically(
-        options.page, results_page(sweeps, tool=f"python tools/results.py {' '.join(words.values())}{page}")
-    )
+    page = [] if options.page == Path("RESULTS.md") else ["--page", str(options.page)]
+    command = shlex.join(["python", "tools/results.py", *map(str, options.sweeps), *page])
+    write_atomically(options.page, results_page(sweeps, tool=command))
     print(f"{options.page}: {sum(sweep.finished for sweep in sweeps)} runs of {len(sweeps)} sweeps")
     return 0
