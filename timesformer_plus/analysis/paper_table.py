@@ -125,10 +125,11 @@ def sum_up(pairs: Sequence[Pair]) -> list[str]:
         found: dict[Verdict, list[str]] = {"agrees": [], "does not": [], "not separated": []}
         for pair in pairs:
             found[pair.verdict(getattr(pair, published))].append(f"{pair.second} against {pair.first}")
-        counts = f"{len(found['agrees'])} agree with the paper's order on {name}, {len(found['does not'])} do not"
-        against = f" ({', '.join(found['does not'])})" if found["does not"] else ""
+        agrees, against, unclear = (len(names) for names in found.values())
+        which = f" ({', '.join(found['does not'])})" if against else ""
         sentences.append(
-            f"Of {len(pairs)} pairs of schemes {counts}{against}, and {len(found['not separated'])} are not separated "
-            "by our seeds."
+            f"Of {len(pairs)} pairs of schemes {agrees} agree{'s' * (agrees == 1)} with the paper's order on {name}, "
+            f"{against} {'does' if against == 1 else 'do'} not{which}, and {unclear} {'is' if unclear == 1 else 'are'} "
+            "not separated by our seeds."
         )
     return sentences

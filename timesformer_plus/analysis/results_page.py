@@ -215,7 +215,8 @@ def _paper(suites: Sequence[SuiteResults]) -> Iterator[str]:
     yield from ("### Beside the paper's Table 1", "")
     yield (
         "The paper's figures ([arXiv 2102.05095](https://arxiv.org/abs/2102.05095v4): ViT-B/16, 8 x 224 px, one "
-        "training a scheme, no intervals) beside ours; only the order can be compared, not the figures."
+        "training a scheme) beside ours. Only the order can be compared, and without intervals nobody knows which of "
+        "the paper's differences are more than luck."
     )
     yield ""
     ours = {suite.name: suite.by_pattern() for suite in suites}
