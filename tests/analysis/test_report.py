@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from report_fakes import fail, finish, write_cost
 from rich.console import Console
 
 from timesformer_plus.analysis.findings import collect
@@ -25,14 +26,10 @@ EVIL = "<script>alert('x')<|b>&amp;"
 
 
 @pytest.fixture
-def report(make_sweep, run):
+def report(make_sweep):
     """A finished sweep whose every name tries to get out of its place, with one run missing."""
     sweep = make_sweep(
-        {
-            "s": {"fake.bits": {"time": 0.3, EVIL: 0.9}},
-            EVIL: {"model.pattern": f"ts {EVIL}", "fake.score": 0.9, "fake.bits": {"time": 0.8, EVIL: 0.2}},
-            "broken": {"fake.fail": [1]},
-        },
+        {"s": {}, EVIL: {"model.pattern": f"ts {EVIL}"}, "broken": {}},
         suite={
             "metric": "pair",
             "title": EVIL,
@@ -43,8 +40,16 @@ def report(make_sweep, run):
         },
         title=EVIL,
     )
-    run(sweep)
-    return collect(sweep, plan_runs(sweep), command=f"ablate {EVIL}")
+    bits = {"s": {"time": 0.3, EVIL: 0.9}, EVIL: {"time": 0.8, EVIL: 0.2}, "broken": {}}
+    runs = plan_runs(sweep)
+    for run in runs:
+        if (run.variant, run.seed) == ("broken", 1):
+            fail(run, "exit status 3")
+            continue
+        score = {"s": 0.5, EVIL: 0.9, "broken": 0.5}[run.variant] + 0.01 * run.seed
+        finish(run, score, **{f"pair/{bit}": value for bit, value in bits[run.variant].items()})
+        write_cost(run, {"s": 0.5, EVIL: 1.0, "broken": 1.5}[run.variant])
+    return collect(sweep, runs, command=f"ablate {EVIL}")
 
 
 class Page(HTMLParser):
