@@ -81,9 +81,25 @@ def test_every_letter_reaches_where_gradients_do(letter, prefix):
 
 
 @pytest.mark.parametrize("pattern", MIXTURES)
-@pytest.mark.parametrize(("class_token", "registers"), [(True, 1), (False, 1), (False, 0)])
-def test_mixtures_reach_where_gradients_do(pattern, class_token, registers):
-    check(pattern, depth_of(pattern), class_token=class_token, registers=registers)
+def test_mixtures_reach_where_gradients_do(pattern):
+    check(pattern, depth_of(pattern), class_token=True, registers=1)
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern in MIXTURES if "|" in pattern])
+@pytest.mark.parametrize("registers", [0, 1])
+def test_frames_become_tokens_without_a_class_token_too(pattern, registers):
+    check(pattern, depth_of(pattern), class_token=False, registers=registers)
+
+
+def test_steps_of_a_block_are_told_apart():
+    """What `ts` has seen after its `t` is what `t s` has seen after its first block."""
+    grid = Grid(4, 2, 4)
+    steps = receptive_field("ts", 1, grid, every_step=True)
+    blocks = receptive_field("t s", 2, grid)
+    assert [(reach.block, reach.step) for reach in steps] == [(0, "t"), (0, "s")]
+    for step, block in zip(steps, blocks, strict=True):
+        assert np.array_equal(step.of_patches, block.of_patches)
+        assert np.array_equal(step.prefix_of_patches, block.prefix_of_patches)
 
 
 def test_a_small_table_by_hand():
