@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from timesformer_plus.analysis.paper_table import PAPER, compare_pairs, correct, is_separated, sum_up
+from timesformer_plus.analysis.paper_table import PAPER, compare_pairs, sum_up
 from timesformer_plus.analysis.results_page import budget_pairs, main, results_page, sensitivity_sentences
 from timesformer_plus.analysis.results_read import Scored, read_sweep
-from timesformer_plus.analysis.statistics import PairedDifference
+from timesformer_plus.analysis.statistics import PairedDifference, correct, is_separated
 from timesformer_plus.analysis.time_sensitivity import FILE, FORMAT, _digest
 
 # five seeds, in order; twh differs from ts by +.01 -.01 +.02 -.02 +.01

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .statistics import MeanInterval, PairedDifference, holm, mean_interval, paired_difference
+from .statistics import MeanInterval, PairedDifference, correct, is_separated, mean_interval, paired_difference
 from .sweep import Run, Suite, Sweep, read_json, read_outcome
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
@@ -258,9 +258,8 @@ def _findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
         beside += f", and {shared} seed{' does' if shared == 1 else 's do'} not tell the two apart at 95 %"
     yield f"Highest mean {suite.metric}: {_list(best)}, {format_percent(scored[best[0]])}{beside}."
     if apart:
-        # where all seeds differ by the same there is no p, and nothing to correct; one seed separates nothing
-        corrected = holm({name: d.p for name, d in apart.items() if d.p is not None})
-        separated = {name: d for name, d in apart.items() if d.low is not None and corrected.get(name, 0.0) < 0.05}
+        corrected = correct(apart)
+        separated = {name: d for name, d in apart.items() if is_separated(d, corrected[name])}
         better = [name for name, d in separated.items() if d.mean > 0]
         worse = [name for name, d in separated.items() if d.mean < 0]
         unclear = [name for name in apart if name not in {*better, *worse}]

@@ -8,10 +8,11 @@ from html import escape
 import plotly.graph_objects as go
 
 from .findings import Row, SuiteReport
-from .page_data import CONDITIONS, Confusion, Evidence
+from .page_data import Confusion, Evidence
 from .page_marks import BETTER, HEAT, INK, SOFT, error_bars, ranked, short_names, spell_score
 from .page_parts import choose, fold_away, picture
 from .statistics import MeanInterval
+from .time_sensitivity import CONDITION_NAMES
 
 
 def parts_heat_map(suite: SuiteReport) -> go.Figure:
@@ -74,10 +75,10 @@ def class_scores(row: Row, evidence: Evidence) -> go.Figure:
             x=[100 * (row.parts[part].mean + condition.classes[part]) for part in classes],
             y=[parts.index(part) for part in classes],
             mode="markers",
-            name=CONDITIONS[key],
+            name=CONDITION_NAMES[key],
             marker={"size": 9, "color": SOFT, "symbol": marks[key], "line": {"width": 1.5, "color": SOFT}},
             hovertemplate=[
-                f"<b>{escape(p)}</b>, {CONDITIONS[key]}<br>%{{x:.0f}} %<extra>{name}</extra>" for p in classes
+                f"<b>{escape(p)}</b>, {CONDITION_NAMES[key]}<br>%{{x:.0f}} %<extra>{name}</extra>" for p in classes
             ],
         )
     figure.add_scatter(
@@ -85,7 +86,7 @@ def class_scores(row: Row, evidence: Evidence) -> go.Figure:
         y=list(range(len(parts))),
         error_x=error_bars(list(row.parts.values()), BETTER),
         mode="markers",
-        name=CONDITIONS["as_is"],
+        name=CONDITION_NAMES["as_is"],
         marker={"size": 10, "color": BETTER},
         hovertemplate=[f"<b>{escape(p)}</b><br>{spell_score(s)}<extra>{name}</extra>" for p, s in row.parts.items()],
     )

@@ -24,16 +24,7 @@ from ..models.tokens import Grid
 from .findings import Report, Row, SuiteReport
 from .statistics import MeanInterval, PairedDifference, mean_interval, paired_difference
 from .sweep import read_json
-from .time_sensitivity import read_sensitivity
-
-CONDITIONS = {
-    "as_is": "as they are",
-    "reversed": "reversed",
-    "shuffled": "shuffled",
-    "repeated": "one frame, repeated",
-    "half": "half the frames",
-}
-"""Key of ``time_sensitivity.json`` -> what it is called on the page."""
+from .time_sensitivity import CONDITION_NAMES, read_sensitivity
 
 COSTS = {
     "gflops": ("GFLOPs", "GFLOPs a clip view (multiply-adds)"),
@@ -107,7 +98,7 @@ class Evidence:
     Attributes:
         curves: Name -> seed -> points (epoch, value).
         confusion: Over the seeds; None without single-label predictions.
-        conditions: Key of ``CONDITIONS`` -> outcome; empty where altered clips were not tried.
+        conditions: Condition of ``engine.altered_clips`` -> outcome; empty where altered clips were not tried.
         costs: Key of ``COSTS`` -> number, those that are known.
         geometry: Of the model; None where it has no interleaving.
     """
@@ -238,7 +229,7 @@ def _conditions(suite: SuiteReport, folders: Mapping[int, Path]) -> dict[str, Co
                 tried.setdefault(key, {})[seed] = metrics
     as_is = {seed: float(metrics[metric]) for seed, metrics in tried.get("as_is", {}).items()}
     conditions = {}
-    for key in CONDITIONS:
+    for key in CONDITION_NAMES:
         scores = {seed: float(metrics[metric]) for seed, metrics in tried.get(key, {}).items() if seed in as_is}
         if scores:
             conditions[key] = Condition(

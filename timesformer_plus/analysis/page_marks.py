@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .findings import Row, SuiteReport
-from .statistics import MeanInterval, PairedDifference, holm
+from .statistics import MeanInterval, PairedDifference, correct, is_separated
 
 INK, SOFT, LINE, PAPER = "var(--ink)", "var(--soft)", "var(--line)", "var(--paper)"
 HEAT, BETTER, WORSE, NEUTRAL, CEILING = (
@@ -32,12 +32,11 @@ def short_names(names: Sequence[str]) -> list[str]:
 def verdicts(suite: SuiteReport) -> dict[str, str]:
     """Variant -> ``better``, ``worse``, ``unclear`` or ``reference``, at 95 % for all comparisons together (Holm)."""
     apart = {row.variant: row.difference for row in suite.rows if row.difference is not None}
-    corrected = holm({name: d.p for name, d in apart.items() if d.p is not None})
+    corrected = correct(apart)
     found = {row.variant: "unclear" for row in suite.rows}
     found[suite.suite.reference] = "reference"
     for name, d in apart.items():
-        # equal differences have no p: they are separated by any amount; one seed separates nothing
-        if d.low is not None and d.mean != 0 and corrected.get(name, 0.0) < 0.05:
+        if is_separated(d, corrected[name]):
             found[name] = "better" if d.mean > 0 else "worse"
     return found
 

@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from plotly.utils import PlotlyJSONEncoder
 
 from .findings import SuiteReport
-from .page_data import CONDITIONS, Condition, Evidence
+from .page_data import Condition, Evidence
 from .page_marks import ranked, short_names
+from .time_sensitivity import CONDITION_NAMES
 
 
 def picture(name: str, figures: Sequence[go.Figure], title: str, caption: str, control: str = "") -> str:
@@ -68,8 +69,8 @@ def sensitivity_table(suite: SuiteReport, evidence: Mapping[str, Evidence]) -> I
     rows = [row for row in ranked(suite) if evidence[row.variant].conditions]
     if not rows:
         return
-    keys = [key for key in CONDITIONS if any(key in evidence[row.variant].conditions for row in rows)]
-    heads = "".join(f'<th scope="col">{CONDITIONS[key]}</th>' for key in keys)
+    keys = [key for key in CONDITION_NAMES if any(key in evidence[row.variant].conditions for row in rows)]
+    heads = "".join(f'<th scope="col">{CONDITION_NAMES[key]}</th>' for key in keys)
     body = ""
     for row, name in zip(rows, short_names([row.variant for row in rows]), strict=True):
         conditions = evidence[row.variant].conditions

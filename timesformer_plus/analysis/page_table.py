@@ -10,7 +10,7 @@ from .findings import Row, SuiteReport
 from .page_data import COSTS, Evidence
 from .page_marks import ranked, short_names, verdicts
 from .report import format_count, format_difference
-from .statistics import holm
+from .statistics import correct
 
 
 class Cell(NamedTuple):
@@ -35,8 +35,7 @@ def render_table(suite: SuiteReport, evidence: Mapping[str, Evidence]) -> str:
         HTML; the page's script sorts it by the head that is pressed.
     """
     outcome = verdicts(suite)
-    raw = {r.variant: r.difference.p for r in suite.rows if r.difference is not None and r.difference.p is not None}
-    corrected = holm(raw)
+    corrected = correct({row.variant: row.difference for row in suite.rows if row.difference is not None})
     order = [*ranked(suite), *(row for row in suite.rows if row.score is None)]
     names = short_names([row.variant for row in order])
     lines = [
@@ -64,7 +63,7 @@ def render_table(suite: SuiteReport, evidence: Mapping[str, Evidence]) -> str:
 
 
 def _cells(
-    suite: SuiteReport, row: Row, name: str, evidence: Evidence, verdict: str, corrected: Mapping[str, float]
+    suite: SuiteReport, row: Row, name: str, evidence: Evidence, verdict: str, corrected: Mapping[str, float | None]
 ) -> dict[str, Cell]:
     score, difference = row.score, row.difference
     named = any(other.pattern and other.pattern not in other.variant for other in suite.rows)

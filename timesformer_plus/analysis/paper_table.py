@@ -11,9 +11,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from .statistics import PairedDifference, holm, paired_difference
+from .statistics import PairedDifference, correct, is_separated, paired_difference
 
-LEVEL = 0.05  # of all comparisons of a table together
 Verdict = Literal["agrees", "does not", "not separated"]
 
 
@@ -67,23 +66,6 @@ class Pair(NamedTuple):
         if not is_separated(self.ours, self.p):
             return "not separated"
         return "agrees" if (self.ours.mean > 0) == (paper > 0) else "does not"
-
-
-def is_separated(difference: PairedDifference, p: float | None) -> bool:
-    """Whether a difference is apart from zero.
-
-    Args:
-        difference: It, with its interval.
-        p: Its p, corrected for the comparisons that it is one of. None where all seeds differ by the same number, for
-            which no p is defined: such a difference is apart from zero unless it is zero.
-    """
-    return difference.low is not None and difference.mean != 0 and (p is None or p < LEVEL)
-
-
-def correct(differences: Mapping[str, PairedDifference]) -> dict[str, float | None]:
-    """Name -> p corrected for all of the comparisons (Holm); None where it is undefined."""
-    corrected = holm({name: d.p for name, d in differences.items() if d.p is not None})
-    return {name: corrected.get(name) for name in differences}
 
 
 def compare_pairs(scores: Mapping[str, Mapping[int, float]]) -> list[Pair]:

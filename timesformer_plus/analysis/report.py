@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .findings import Report, Row, SuiteReport, collect, format_percent
+from .markdown import escape, table
 from .statistics import MeanInterval, PairedDifference
 from .sweep import Run, Sweep, write_json
 
@@ -122,17 +123,16 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def to_markdown(report: Report) -> str:
     """The report as GitHub Markdown."""
-    lines = [f"# {_md(report.title)}", ""]
+    lines = [f"# {escape(report.title)}", ""]
     for suite in report.suites:
-        lines += [f"## {_md(suite.title)}", ""]
-        lines += [_md(suite.suite.description), ""] if suite.suite.description else []
-        lines += [f"- {_md(finding)}" for finding in suite.findings]
-        heads = headings(suite)
-        lines += ["", _md_row([_md(head) for head in heads]), _md_row(["---"] * 2 + ["---:"] * (len(heads) - 2))]
-        lines += [_md_row([_md(cell) for cell in cells(suite, row)]) for row in suite.rows]
-        lines += [""] + [f"- missing: {_md(m.name)}: {_md(m.why)}" for m in suite.missing] + [""]
-    lines += ["## How this was made", "", *(f"- {_md(note)}" for note in notes(report))]
-    lines += [f"- {_md(name)}: {_md(value)}" for name, value in report.environment.items()]
+        lines += [f"## {escape(suite.title)}", ""]
+        lines += [escape(suite.suite.description), ""] if suite.suite.description else []
+        lines += [f"- {escape(finding)}" for finding in suite.findings]
+        rows = [cells(suite, row) for row in suite.rows]
+        lines += ["", *table(headings(suite), rows, left=2)]
+        lines += [""] + [f"- missing: {escape(m.name)}: {escape(m.why)}" for m in suite.missing] + [""]
+    lines += ["## How this was made", "", *(f"- {escape(note)}" for note in notes(report))]
+    lines += [f"- {escape(name)}: {escape(value)}" for name, value in report.environment.items()]
     lines += ["", *(f"    {line}" for line in report.commands)]  # indented: no fence that a path could close
     return "\n".join(lines) + "\n"
 
@@ -214,13 +214,3 @@ def _score_heading(suite: SuiteReport) -> str:
 
 def _to_reference(suite: SuiteReport) -> str:
     return f"difference to {suite.suite.reference} [95 %]"
-
-
-def _md(text: str) -> str:
-    """Text that Markdown shows as it is; brackets stay readable, and make no link."""
-    escaped = "".join(f"\\{c}" if c in "\\`*_<>#|~$" else c for c in " ".join(text.split()))
-    return escaped.replace("](", "]\\(")
-
-
-def _md_row(row: Sequence[str]) -> str:
-    return f"| {' | '.join(row)} |"

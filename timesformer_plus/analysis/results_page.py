@@ -17,10 +17,11 @@ from ..engine.altered_clips import CONDITIONS
 from ..engine.atomic_file import write_atomically
 from .findings import format_percent
 from .markdown import escape, table
-from .paper_table import PAPER, compare_pairs, correct, is_separated, sum_up
+from .paper_table import PAPER, compare_pairs, sum_up
 from .report import format_count, format_difference
 from .results_read import Scored, SuiteResults, SweepResults, read_sweep
-from .statistics import PairedDifference
+from .statistics import PairedDifference, correct, is_separated
+from .time_sensitivity import CONDITION_NAMES
 
 RULES = (
     "A score is the mean over seeds with its 95 % interval (Student's t). It speaks about another seed on the same "
@@ -30,13 +31,6 @@ RULES = (
     "is the same number in every seed; everything else is called not separated, which does not mean equal.",
     "GFLOPs are 10⁹ multiply-adds on one clip view, all attention counted.",
 )
-ALTERED = {
-    "as_is": "as they are",
-    "reversed": "reversed",
-    "shuffled": "shuffled",
-    "repeated": "one frame, repeated",
-    "half": "every second frame, twice",
-}
 
 
 def results_page(sweeps: Sequence[SweepResults], *, tool: str = "") -> str:
@@ -133,7 +127,7 @@ def _sensitivity(suite: SuiteResults) -> Iterator[str]:
             mean = f"{100 * sum(scores) / len(scores):.1f} %"
             cells.append(mean if condition == "as_is" else f"{mean} ({format_difference(row.change(condition))})")
         rows.append(cells)
-    yield from table(["variant", *(ALTERED[condition] for condition in CONDITIONS)], rows)
+    yield from table(["variant", *(CONDITION_NAMES[condition] for condition in CONDITIONS)], rows)
     yield ""
     yield from (f"- {escape(sentence)}" for sentence in sensitivity_sentences(known))
     yield ""
@@ -157,7 +151,7 @@ def sensitivity_sentences(rows: Sequence[Scored]) -> Iterator[str]:
             "not separated": "not separated from those on the clips as they are for",
         }
         text = "; ".join(f"{said[sort]} {_list(names)}" for sort, names in sorts.items() if names or sort == "lower")
-        yield f"Clips {ALTERED[condition]}: {text}."
+        yield f"Clips {CONDITION_NAMES[condition]}: {text}."
 
 
 def budget_pairs(suites: Sequence[SuiteResults]) -> list[tuple[SuiteResults, SuiteResults]]:

@@ -17,6 +17,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
+LEVEL = 0.05  # of all comparisons of a table together
+
 
 @dataclass(frozen=True)
 class MeanInterval:
@@ -164,6 +166,23 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         greatest = max(greatest, min(1.0, (len(p_values) - place) * p_values[name]))
         corrected[name] = greatest
     return {name: corrected[name] for name in p_values}
+
+
+def is_separated(difference: PairedDifference, p: float | None) -> bool:
+    """Whether a difference is apart from zero.
+
+    Args:
+        difference: It, with its interval.
+        p: Its p, corrected for the comparisons that it is one of. None where all seeds differ by the same number, for
+            which no p is defined: such a difference is apart from zero unless it is zero.
+    """
+    return difference.low is not None and difference.mean != 0 and (p is None or p < LEVEL)
+
+
+def correct(differences: Mapping[str, PairedDifference]) -> dict[str, float | None]:
+    """Name -> p corrected for all of the comparisons (Holm); None where it is undefined."""
+    corrected = holm({name: d.p for name, d in differences.items() if d.p is not None})
+    return {name: corrected.get(name) for name in differences}
 
 
 def _sample(values: Iterable[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

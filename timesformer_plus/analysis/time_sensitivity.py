@@ -38,6 +38,15 @@ from ..engine.processes import join_processes
 from ..engine.train import EVALUATION_BATCH
 from .sweep import read_json, write_json
 
+CONDITION_NAMES: dict[str, str] = {
+    "as_is": "as they are",
+    "reversed": "reversed",
+    "shuffled": "shuffled",
+    "repeated": "one frame, repeated",
+    "half": "every second frame, twice",
+}
+"""What the clips of a condition are called where people read of them."""
+
 FILE = "time_sensitivity.json"
 FORMAT = 1
 # metrics that are about probabilities: their last digits are the machine's, whereas a count is right or wrong
