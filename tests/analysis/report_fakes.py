@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from timesformer_plus.analysis.sweep import Run, write_json
-from timesformer_plus.analysis.time_sensitivity import FILE, FORMAT, _digest
+from timesformer_plus.analysis.time_sensitivity import FILE, FORMAT, score_digest
 from timesformer_plus.engine.build_data import ClipRecipe
 from timesformer_plus.engine.predictions import Predictions, save_predictions
 
@@ -103,5 +103,5 @@ def write_altered(folder: Path, drops: dict[str, float]) -> None:
             first = next(iter(classes))
             classes[first] -= len(classes) * drops.get(condition, 0.0)
         conditions[condition] = {**metrics, "per_class": classes}
-    content = {"format": FORMAT, "split": "test", "digest": _digest(folder), "conditions": conditions}
+    content = {"format": FORMAT, "split": "test", "digest": score_digest(folder), "conditions": conditions}
     write_json(folder / FILE, content)

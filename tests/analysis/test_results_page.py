@@ -9,7 +9,7 @@ from timesformer_plus.analysis.paper_table import PAPER, compare_pairs, sum_up
 from timesformer_plus.analysis.results_page import budget_pairs, main, results_page, sensitivity_sentences
 from timesformer_plus.analysis.results_read import Scored, read_sweep
 from timesformer_plus.analysis.statistics import PairedDifference, correct, is_separated
-from timesformer_plus.analysis.time_sensitivity import FILE, FORMAT, _digest
+from timesformer_plus.analysis.time_sensitivity import FILE, FORMAT, score_digest
 
 # five seeds, in order; twh differs from ts by +.01 -.01 +.02 -.02 +.01
 SCORES = {
@@ -69,7 +69,7 @@ def write_altered(folder, variant, seed, conditions):
     run.mkdir(parents=True)
     metrics = {condition: {"top1": score} for condition, score in conditions.items()}
     (run / "result.json").write_text(json.dumps({"status": "finished", "test": metrics["as_is"]}))
-    content = {"format": FORMAT, "split": "test", "digest": _digest(run), "conditions": metrics}
+    content = {"format": FORMAT, "split": "test", "digest": score_digest(run), "conditions": metrics}
     (run / FILE).write_text(json.dumps(content))
     return run
 

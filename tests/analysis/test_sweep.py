@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from timesformer_plus.analysis.matching import Match
-from timesformer_plus.analysis.sweep import Suite, Sweep, merge, parse_sweep, plan_runs, read_options
+from timesformer_plus.analysis.options import merge, read_options
+from timesformer_plus.analysis.sweep import Suite, Sweep, parse_sweep, plan_runs
 
 
 @pytest.fixture

@@ -5,19 +5,17 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from jsonargparse import ArgumentError
 from rich.console import Console
 from rich.markup import escape
 
-from ..engine.build import build_model
-from ..engine.config import train_parser
+from ..engine.build import build_on_meta
 from .cost import Cost, Speed, measure_saved_models
 from .data_digest import data_root, why_unusable
 from .matching import describe_matches
+from .options import parse_options
 from .processes import FolderBusyError, folder_lock, termination_interrupts
 from .report import print_report, write_report
 from .runner import Runner
@@ -144,16 +142,13 @@ def _check_options(runs: Sequence[Run]) -> None:
 
     A typo must not cost a night. On the meta device a model takes no memory and no time.
     """
-    parser = train_parser()
-    parser.exit_on_error = False
     built: set[tuple[str, str]] = set()
     for run in runs:
         try:
-            config = parser.instantiate(parser.parse_object({**run.options, "output": str(run.folder)}))
+            config = parse_options({**run.options, "output": str(run.folder)})
             if (run.suite, run.variant) not in built:
-                with torch.device("meta"):
-                    build_model(replace(config.model, pretrained=False), config.data, num_classes=2)
-        except (ArgumentError, ValueError) as error:
+                build_on_meta(config.model, config.data)
+        except ValueError as error:
             raise ValueError(f"{run.name} cannot be trained: {error}") from None
         built.add((run.suite, run.variant))
 

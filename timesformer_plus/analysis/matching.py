@@ -10,22 +10,17 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from jsonargparse import ArgumentError
 from torch import nn
 
-from ..engine.build import build_model
-from ..engine.config import train_parser
+from ..engine.build import build_on_meta
 from ..models.pattern import parse_pattern
 from .cost import clip_shape, count_multiply_adds
+from .options import Options, parse_options
 
-Options = dict[str, Any]
-# a head of two classes stands for that of the data; neither the width of the MLPs nor the depth changes the head
-CLASSES = 2
 GREATEST_RATIO, GREATEST_DEPTH = 64, 256
 
 
@@ -149,11 +144,9 @@ def _quantity(options: str, quantity: str) -> int:
 
 
 def _build(options: str) -> nn.Module:
-    parser = train_parser()
-    parser.exit_on_error = False
     try:
-        config = parser.instantiate(parser.parse_object({"output": ".", **json.loads(options)}))
-        with torch.device("meta"):
-            return build_model(replace(config.model, pretrained=False), config.data, CLASSES)
-    except (ArgumentError, ValueError) as error:
+        config = parse_options({"output": ".", **json.loads(options)})
+        # two classes stand for those of the data: neither the width of the MLPs nor the depth changes the head
+        return build_on_meta(config.model, config.data)
+    except ValueError as error:
         raise ValueError(f"equal budgets: a model with these options cannot be made: {error}") from None

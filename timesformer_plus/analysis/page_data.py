@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import yaml
 
-from ..engine.build import build_model
+from ..engine.build import build_on_meta
 from ..engine.config import ModelConfig
 from ..engine.data_config import DataConfig
 from ..engine.predictions import load_predictions
@@ -265,12 +265,11 @@ def _geometry(path: Path) -> Geometry | None:
     if "model" not in config or "data" not in config:
         return None
     # two sections of the file are all that a model is made of: reading the whole with the parser takes far longer
-    model = ModelConfig(**{**config["model"], "pretrained": False})
+    model = ModelConfig(**config["model"])
     data = DataConfig(root=config["data"]["root"], num_frames=config["data"]["num_frames"])
     size = config["data"]["img_size"]
     data = replace(data, img_size=tuple(size) if isinstance(size, list) else size)
-    with torch.device("meta"):
-        network: Any = build_model(model, data, 2)
+    network: Any = build_on_meta(model, data)
     if not hasattr(network, "plan"):
         return None
     has_class_token = getattr(network, "cls_token", None) is not None

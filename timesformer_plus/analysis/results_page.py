@@ -6,12 +6,13 @@ it; nothing is written by hand. Equal results make equal pages, byte for byte.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from jsonargparse import ArgumentParser
 
 from ..engine.altered_clips import CONDITIONS
 from ..engine.atomic_file import write_atomically
@@ -290,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 2 where a sweep cannot be read, else 0.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="results", description="Write RESULTS.md from the folders of finished sweeps.", allow_abbrev=False
     )
     parser.add_argument("sweeps", nargs="+", type=Path, metavar="OUTPUT", help="Output folder of a sweep.")

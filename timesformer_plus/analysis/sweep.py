@@ -19,21 +19,20 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from copy import deepcopy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader
+from jsonargparse import ArgumentParser
 from jsonargparse.typing import Path_fr
 
 from ..engine.atomic_file import write_atomically
 from .data_digest import data_digests
 from .matching import Match, match_budgets
+from .options import Options, flatten, merge, name_difference, read_options
 
-Options = dict[str, Any]
 State = Literal["finished", "changed", "failed", "missing"]
 
 
@@ -196,7 +195,7 @@ class Run:
         return {kind: changes for kind, changes in found.items() if changes}
 
     def _changed_options(self) -> list[str]:
-        then, now = _flatten(self.stored_options() or {}), _flatten(self.options)
+        then, now = flatten(self.stored_options() or {}), flatten(self.options)
         return [
             f"{key}: {then.get(key, '(unset)')} -> {now.get(key, '(unset)')}"
             for key in sorted(then.keys() | now.keys())
@@ -218,14 +217,19 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """Scores of the finished run; None while there are none, or none that can be read."""
-        result = read_json(self.folder / "result.json")
-        return result if result is not None and result.get("status") == "finished" else None
+        return read_result(self.folder)
 
     def state(self) -> State:
         """What the folder says: finished with these options and data, or with others; failed; not (fully) run."""
         if self.result() is not None:
             return "changed" if self.changes() else "finished"
         return "failed" if read_outcome(self.folder).get("status") == "failed" else "missing"
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Scores of the finished run in a folder; None where there are none, or none that can be read."""
+    result = read_json(folder / "result.json")
+    return result if result is not None and result.get("status") == "finished" else None
 
 
 def outcome_file(folder: Path) -> Path:
@@ -306,45 +310,6 @@ def resolve_variants(sweep: Sweep, name: str) -> dict[str, Options]:
     return match_budgets(resolved, suite.match)
 
 
-def merge(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> Options:
-    """Lay overrides over options.
-
-    Args:
-        options: Nested as in YAML.
-        overrides: Nested or with dotted keys; a mapping is laid over a mapping, anything else replaces what was there.
-
-    Returns:
-        New nested options.
-
-    Raises:
-        ValueError: A dotted key goes through something that is no mapping.
-    """
-    merged = deepcopy(dict(options))
-    for dotted, value in overrides.items():
-        *path, last = dotted.split(".")
-        place = merged
-        for depth, key in enumerate(path):
-            place = place.setdefault(key, {})
-            if not isinstance(place, dict):
-                at = ".".join(path[: depth + 1])
-                raise ValueError(f"override {dotted!r}: {at} is {place!r}, which has no {last!r} in it")
-        both = isinstance(value, Mapping) and isinstance(place.get(last), Mapping)
-        place[last] = merge(place[last] if both else {}, value) if isinstance(value, Mapping) else deepcopy(value)
-    return merged
-
-
-def read_options(path: Path) -> Options:
-    """Read a YAML file as jsonargparse does (``1e-4`` is a number), with dotted keys spelt out.
-
-    Raises:
-        ValueError: The file holds no mapping.
-    """
-    loaded = get_loader("yaml")(path.read_text(encoding="utf-8"))
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path} holds {type(loaded).__name__}, not `option: value` lines")
-    return merge({}, loaded)
-
-
 def read_json(path: Path) -> dict[str, Any] | None:
     """Read a JSON object; None where the file is missing, torn or holds something else."""
     try:
@@ -357,20 +322,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object in one step: a reader finds the old file or the new one, never half of it."""
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def name_difference(changes: Mapping[str, Any]) -> str:
-    """Name of a variant by what it changes: ``"pattern=ts,depth=4"``.
-
-    Only the last word of an option is written, the whole of it where two options of the variant end in the same word.
-    """
-    ends = [key.rpartition(".")[2] for key in changes]
-    words = [end if ends.count(end) == 1 else key for key, end in zip(changes, ends, strict=True)]
-    return ",".join(f"{word}={_plain(value)}" for word, value in zip(words, changes.values(), strict=True))
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _all_variants(
@@ -401,15 +352,3 @@ def _check_name(kind: str, name: str) -> None:
             f"{kind} name {name!r}: give 1 to 80 characters without / or \\, not beginning with a dot "
             "or ending with a space"
         )
-
-
-def _flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    return dict(_leaves(options, prefix))
-
-
-def _leaves(options: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in options.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -14,7 +14,6 @@ the file is about the same weights and the same score.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
@@ -24,19 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentParser
 
 from ..engine.altered_clips import CONDITIONS, AlteredClips, Condition
 from ..engine.atomic_folder import MANIFEST_FILE
 from ..engine.build_data import ClipRecipe, build_normalize, build_test_dataset
 from ..engine.build_splits import SplitReader
 from ..engine.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint
-from ..engine.config import TrainConfig, make_train_config, train_parser
+from ..engine.config import TrainConfig
 from ..engine.evaluation import evaluate
 from ..engine.metrics import Metrics, headline
 from ..engine.processes import join_processes
 from ..engine.train import EVALUATION_BATCH
-from .sweep import read_json, write_json
+from .options import parse_options, read_options
+from .sweep import read_json, read_result, write_json
 
 CONDITION_NAMES: dict[str, str] = {
     "as_is": "as they are",
@@ -91,7 +91,7 @@ def probe_runs(folders: Sequence[Path], *, threads: int) -> None:
 def _keep(folder: Path) -> str:
     """Probe one run if that is to be done; why it could not be, empty if all is well."""
     try:
-        if _is_finished(folder) and read_sensitivity(folder) is None:
+        if read_result(folder) is not None and read_sensitivity(folder) is None:
             write_json(folder / FILE, probe(folder))
     except Exception as error:  # whatever ails one run, the others are not to be lost
         return " ".join(f"{type(error).__name__}: {error}".split())
@@ -103,7 +103,7 @@ def read_sensitivity(folder: Path) -> dict[str, Any] | None:
     stored = read_json(folder / FILE)
     if stored is None or stored.get("format") != FORMAT or list(stored.get("conditions", ())) != list(CONDITIONS):
         return None
-    return stored if _is_finished(folder) and stored.get("digest") == _digest(folder) else None
+    return stored if read_result(folder) is not None and stored.get("digest") == score_digest(folder) else None
 
 
 def probe(folder: Path) -> dict[str, Any]:
@@ -116,14 +116,14 @@ def probe(folder: Path) -> dict[str, Any]:
         ValueError: The run is not finished, its model or data are not to be had, or the score on the clips as they are
             is not the one that the run has stored, so that no other score would mean anything.
     """
-    if not _is_finished(folder):
+    if read_result(folder) is None:
         raise ValueError(f"{folder} holds no finished run; train it to its end first")
     split, stored = _scored_split(folder)
     config, checkpoint = _read_config(folder), load_checkpoint(folder / "best")
     found = {condition: _score(config, checkpoint, split, condition) for condition in CONDITIONS[:1]}
     _check_as_is(folder, split, found["as_is"], stored)
     found |= {condition: _score(config, checkpoint, split, condition) for condition in CONDITIONS[1:]}
-    return {"format": FORMAT, "split": split, "digest": _digest(folder), "conditions": found}
+    return {"format": FORMAT, "split": split, "digest": score_digest(folder), "conditions": found}
 
 
 def drops(sensitivity: Mapping[str, Any], condition: Condition) -> dict[str, Any]:
@@ -167,14 +167,9 @@ def _score(config: TrainConfig, checkpoint: Checkpoint, split: str, condition: C
     ).metrics
 
 
-def _is_finished(folder: Path) -> bool:
-    result = read_json(folder / "result.json")
-    return result is not None and result.get("status") == "finished"
-
-
 def _scored_split(folder: Path) -> tuple[str, dict[str, Any]]:
     """The split that the run's score is about, and that score."""
-    result = read_json(folder / "result.json") or {}
+    result = read_result(folder) or {}
     for split in ("test", "val"):
         if result.get(split):
             return split, result[split]
@@ -182,16 +177,13 @@ def _scored_split(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _read_config(folder: Path) -> TrainConfig:
-    parser = train_parser()
-    parser.exit_on_error = False
     try:
-        # without --config of the shell: every option of the run is in the file
-        return make_train_config(parser, parser.parse_args(["--config", str(folder / "config.yaml")]))
-    except ArgumentError as error:
+        return parse_options(read_options(folder / "config.yaml"))
+    except (ValueError, OSError) as error:
         raise ValueError(f"{folder}/config.yaml is not the configuration of a run: {error}") from error
 
 
-def _digest(folder: Path) -> str:
+def score_digest(folder: Path) -> str:
     """What a run's file of scores is about: the weights, and the score that they were stored with."""
     hashed = hashlib.sha256()
     for name in (MANIFEST_FILE, CONFIG_FILE, WEIGHTS_FILE):
@@ -232,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 1 where a run could not be scored or is not finished, else 0.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m timesformer_plus.analysis.time_sensitivity",
         description="Score the models of finished runs on clips that are reversed, shuffled, frozen or halved.",
         allow_abbrev=False,

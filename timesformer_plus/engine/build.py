@@ -5,6 +5,7 @@ Here the configuration is turned into plain keyword arguments; nothing below ``e
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -50,6 +51,16 @@ def build_model(model: ModelConfig, data: DataConfig, num_classes: int) -> nn.Mo
             f"model {model.name!r} cannot be made ({error}); see model.args and model.pretrained"
         ) from error
     return network
+
+
+def build_on_meta(model: ModelConfig, data: DataConfig, num_classes: int = 2) -> nn.Module:
+    """Create the network without weights, on the meta device, where it takes no memory and no time.
+
+    Raises:
+        ValueError: As ``build_model``, but for weights, which are not looked for.
+    """
+    with torch.device("meta"):
+        return build_model(replace(model, pretrained=False), data, num_classes)
 
 
 def build_loss(*, multi_label: bool, label_smoothing: float = 0.0) -> nn.Module:
