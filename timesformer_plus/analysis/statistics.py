@@ -4,7 +4,8 @@ With n seeds a mean plus or minus 1.96 standard errors covers the truth far less
 n = 3), and a percentile bootstrap less often still. Student's t covers at its nominal rate for every n, provided that
 the scores of the seeds are roughly normal; so t is what this module uses.
 
-All intervals here speak about *seeds*: another seed on the same test set. They say nothing about another test set.
+All intervals here speak about *seeds*: another seed on the same test set. They say nothing about another test set;
+``bootstrap`` does. What needs no normal scores is in ``permutation``, how many seeds it takes in ``power``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from functools import lru_cache
 
 import numpy as np
 from scipy import stats
+
+from .permutation import sign_flip_p
 
 LEVEL = 0.05  # of all comparisons of a table together
 
@@ -57,6 +60,8 @@ class PairedDifference:
             all differences are the same number, for which the test is undefined.
         n: Number of shared seeds.
         confidence: Nominal coverage, 0..1.
+        std: Standard deviation of the differences; None with fewer than two shared seeds.
+        permutation_p: Exact sign-flip p, see ``permutation.sign_flip_p``; None with fewer than two shared seeds.
     """
 
     mean: float
@@ -65,6 +70,8 @@ class PairedDifference:
     p: float | None
     n: int
     confidence: float
+    std: float | None = None
+    permutation_p: float | None = None
 
 
 def mean_interval(
@@ -139,7 +146,16 @@ def paired_difference(
     scale = max(max(abs(values[seed]), abs(reference[seed])) for seed in shared)
     if interval.std is not None and interval.std > 1e-12 * scale:
         p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    return PairedDifference(interval.mean, interval.low, interval.high, p, interval.n, confidence)
+    return PairedDifference(
+        mean=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        p=p,
+        n=interval.n,
+        confidence=confidence,
+        std=interval.std,
+        permutation_p=sign_flip_p(differences),
+    )
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

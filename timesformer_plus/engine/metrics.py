@@ -33,6 +33,19 @@ def top_k_correct(probabilities: Tensor, targets: Tensor, k: int) -> Tensor:
     return (_ranked(probabilities)[:, :k] == targets[:, None]).any(dim=-1)
 
 
+def right_labels(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Whether each label of multi-label data is said rightly at threshold 1/2.
+
+    Args:
+        probabilities: (N, K).
+        targets: 0 and 1, (N, K).
+
+    Returns:
+        bool, (N, K).
+    """
+    return (_settled(probabilities) > _settled(torch.tensor(0.5))) == (targets > 0.5)
+
+
 def _settled(probabilities: Tensor) -> Tensor:
     """Probabilities as they are compared: their logarithms to ten decimals.
 
@@ -197,8 +210,7 @@ def _score_multi_label(
     probabilities: Tensor, targets: Tensor, classes: Sequence[str], pairs: Sequence[str], scored: Tensor, loss: float
 ) -> Metrics:
     positive = targets > 0.5
-    says = _settled(probabilities) > _settled(torch.tensor(0.5))
-    correct = (says == positive) & scored[:, None]
+    correct = right_labels(probabilities, targets) & scored[:, None]
     accuracy = correct.double().mean(dim=0)
     metrics: Metrics = {"loss": loss, "accuracy": accuracy.mean().item()}
     if precisions := _average_precisions(probabilities, positive, classes, scored):
