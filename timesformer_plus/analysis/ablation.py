@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Collection, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 
 from ..engine.build import build_on_meta
-from .cost import Cost, Speed, measure_saved_models
+from .cost import measure_saved_models
 from .data_digest import data_root, why_unusable
+from .findings import Report, collect
 from .matching import describe_matches
+from .measuring import Measure, Probe, describe, measure_costs, probe_finished
 from .options import parse_options
-from .processes import FolderBusyError, folder_lock, termination_interrupts
+from .plan import print_plan
+from .processes import FolderBusyError, folder_lock, signals_ignored, termination_interrupts
 from .report import print_report, write_report
-from .runner import Runner
+from .runner import LOG_LINES_SHOWN, Runner, log_tail
 from .sweep import (
     Run,
     Sweep,
     parse_sweep,
     plan_runs,
-    read_json,
-    resolve_variants,
-    write_json,
+    read_outcome,
+    store_matches,
+    suite_matches,
 )
+from .time_sensitivity import probe_runs
 from .unfinished import refuse_busy
 
 TRAINER: tuple[str, ...] = (sys.executable, "-m", "timesformer_plus.engine.train")
-
-Measure = Callable[[Mapping[str, Path], int], Mapping[str, tuple[Cost, Speed]]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: Command line words; None for the process's own.
 
     Returns:
-        Exit status: 0 when every run is finished, 1 when some are not, 2 when it could not start, 130 when interrupted.
+        Exit status: 0 when every run is finished and in the report, 1 when something is missing, 2 when it could not
+        start, 130 when interrupted.
     """
     sweep = parse_sweep(argv)
     console = Console()
@@ -63,10 +64,11 @@ def run_ablation(
     *,
     trainer: Sequence[str] = TRAINER,
     measure: Measure = measure_saved_models,
+    probe: Probe = probe_runs,
     command: str = "",
     console: Console | None = None,
 ) -> int:
-    """Run what is missing of a sweep, measure costs once no training runs, write and print the report.
+    """Run what is missing of a sweep, measure its models once no training runs, write and print the report.
 
     Args:
         sweep: What to compare.
@@ -74,11 +76,13 @@ def run_ablation(
             ``result.json`` last of all, and the model to ``best/``; told to stop by SIGTERM it may leave checkpoints
             as ``engine.training_state`` writes them, from which the same command has to go on.
         measure: Takes variant -> folder of a saved model and the number of threads; gives their costs.
+        probe: Takes folders of finished runs and the number of threads; keeps their scores on altered clips there.
         command: The command that repeats this sweep, for the report.
         console: Where to print; None for standard output.
 
     Returns:
-        0 when every run of the sweep is finished, else 1.
+        0 when every run of the sweep is finished, measured and reported, or nothing was to be run (``dry_run``), else
+        1.
 
     Raises:
         ValueError: The options or the data of a finished run have changed and ``on_change`` is ``refuse``, the data of
@@ -88,53 +92,52 @@ def run_ablation(
     """
     console = console or Console()
     runs = plan_runs(sweep)
+    if sweep.dry_run:
+        print_plan(sweep, runs, console)
+        return 0
     with folder_lock(sweep.output) as lock, termination_interrupts():
         _mention_missing_data(runs, console)
         for name, suite in sweep.suites.items():
-            for line in describe_matches(resolve_variants(sweep, name), suite.match):
+            for line in describe_matches(suite_matches(sweep, name), suite.match):
                 console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
+        complete = True
         if not sweep.report_only:
             if tuple(trainer) == TRAINER:
                 _check_options(runs)
             todo = _runs_to_do(runs, sweep, console)
-            Runner(sweep, trainer, console, lock).run(todo, total=len(runs))
-            measure_costs(sweep, runs, measure, console)
-        report = write_report(sweep, runs, command=command)
+            store_matches(sweep)  # once nothing refuses to start: finished runs may hang on what is kept there
+
+            def report_so_far() -> None:
+                _report(sweep, runs, command, console)
+
+            try:
+                if sweep.cluster == "none":
+                    runner = Runner(sweep, trainer, console, lock, report=report_so_far)
+                    runner.run(todo, done=_finished(runs), total=len(runs))
+                elif todo:
+                    from .cluster import run_on_cluster
+
+                    run_on_cluster(sweep, todo, trainer, console, report=report_so_far)
+                complete = measure_costs(sweep, runs, measure, console)
+                if sweep.time_sensitivity:
+                    complete = probe_finished(sweep, runs, probe, console) and complete
+            except KeyboardInterrupt:
+                with signals_ignored():  # a second Ctrl-C must not leave half a page
+                    report_so_far()
+                raise
+        report, is_whole = _report(sweep, runs, command, console)
     print_report(report, console)
-    return 0 if all(run.state() == "finished" for run in runs) else 1
+    return 0 if _finished(runs) == len(runs) and complete and is_whole else 1
 
 
-def measure_costs(sweep: Sweep, runs: Sequence[Run], measure: Measure, console: Console) -> None:
-    """Measure the models of each suite and keep the figures in ``VARIANT/cost.json``.
-
-    A suite is measured as a whole, in alternating order, whenever one of its variants has no figures yet: speeds are
-    only comparable when taken side by side. Variants without a finished run are left out.
-
-    Args:
-        sweep: The sweep.
-        runs: Its runs.
-        measure: See ``run_ablation``.
-        console: Where to say what is being measured.
-    """
-    for name in sweep.suites:
-        options = resolve_variants(sweep, name)
-        models = {
-            run.variant: run.folder / "best"
-            for run in reversed(runs)
-            if run.suite == name and run.state() == "finished" and (run.folder / "best").is_dir()
-        }
-        stored = {variant: read_json(cost_file(sweep, name, variant)) for variant in models}
-        if all(cost is not None and cost.get("options") == options[variant] for variant, cost in stored.items()):
-            continue
-        console.print(f"measuring the cost of {len(models)} models of {name}", highlight=False, markup=False)
-        for variant, (cost, speed) in measure(models, sweep.threads).items():
-            figures = {"options": options[variant], "cost": asdict(cost), "speed": asdict(speed)}
-            write_json(cost_file(sweep, name, variant), figures)
-
-
-def cost_file(sweep: Sweep, suite: str, variant: str) -> Path:
-    """Where the costs of a variant are kept."""
-    return sweep.output / suite / variant / "cost.json"
+def _report(sweep: Sweep, runs: Sequence[Run], command: str, console: Console) -> tuple[Report, bool]:
+    """Write what can be written; whether that is all. The page comes last: the figures do not hang on its drawings."""
+    try:
+        return write_report(sweep, runs, command=command), True
+    except Exception as error:
+        report = collect(sweep, runs, command=command)
+        _say(console, f"not all of the report could be written to {sweep.output}: {describe(error)}")
+        return report, False
 
 
 def _check_options(runs: Sequence[Run]) -> None:
@@ -165,21 +168,50 @@ def _runs_to_do(runs: Sequence[Run], sweep: Sweep, console: Console) -> list[Run
             f"{len(changed)} finished runs in {sweep.output} have other {' or '.join(kinds)} than there are now; "
             "give another --output, or --on_change rerun to throw them away"
         )
-    todo = [run for run in runs if states[run.name] != "finished"]
+    # what failed with other options or data has not been tried with these
+    left = [] if sweep.rerun_failed else [run for run in runs if states[run.name] == "failed" and not run.changes()]
+    todo = [run for run in runs if states[run.name] != "finished" and run not in left]
+    under_way = _jobs_under_way(sweep)
     for run in todo:
         unusable = why_unusable(run.options)
         if unusable:
             raise ValueError(f"{run.name} cannot be trained: {unusable}")
         if run.folder.exists() and any(run.folder.iterdir()) and not run.config.is_file():
             raise ValueError(f"{run.folder} holds files but no run.yaml: no run wrote it; give another --output")
-        refuse_busy(run)
-    console.print(
-        f"{len(runs)} runs, {len(runs) - len(todo)} of them finished; {sweep.jobs} at a time, logs in {sweep.output}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        if run.name not in under_way:
+            refuse_busy(run)
+        elif sweep.cluster == "none":
+            raise FolderBusyError(f"{run.name} is a job of a cluster that waits or runs; wait for it, or cancel it")
+    finished = len(runs) - len(todo) - len(left)
+    failed = f", {len(left)} failed" if left else ""
+    _say(
+        console,
+        f"{len(runs)} runs, {finished} of them finished{failed}; {sweep.jobs} at a time, logs in {sweep.output}",
     )
+    for run in left:
+        reason = read_outcome(run.folder).get("reason") or "its log tells why"
+        _say(console, f"{run.name}: has failed, {reason}; last lines of {run.log}:")
+        for line in log_tail(run.log, LOG_LINES_SHOWN):
+            _say(console, f"    | {line}")
+    if left:
+        _say(console, "What has failed is left as it is; --rerun_failed true runs it again.")
     return todo
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _jobs_under_way(sweep: Sweep) -> Collection[str]:
+    if not (sweep.output / "cluster" / "jobs.json").exists():
+        return ()  # submitit is not needed by those who have no cluster
+    from .cluster import jobs_under_way
+
+    return jobs_under_way(sweep)
+
+
+def _finished(runs: Sequence[Run]) -> int:
+    return sum(run.state() == "finished" for run in runs)
 
 
 def _mention_missing_data(runs: Sequence[Run], console: Console) -> None:

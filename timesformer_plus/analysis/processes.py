@@ -26,6 +26,15 @@ def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> No
         return  # gone in the meantime
 
 
+def group_is_alive(process: subprocess.Popen[bytes]) -> bool:
+    """Whether anything lives that a child which leads its own session has started, the child included."""
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[int]:
     """Hold a folder, creating it, so that nobody else does.

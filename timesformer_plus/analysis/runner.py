@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import statistics
-import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -21,14 +19,17 @@ from rich.table import Column
 from rich.text import Text
 
 from .processes import signal_group, signals_ignored
-from .sweep import Run, Sweep, outcome_file, read_json, read_outcome, write_json
-from .unfinished import clear, resume_point
+from .sweep import Run, Sweep, read_outcome
+from .training_process import Training, begin_training
 
 LOG_LINES_SHOWN = 15
 # a training that is told to stop ends its update and writes a checkpoint, which takes a large model on a slow disk long
 SECONDS_TO_STOP = 60.0
 SECONDS_BETWEEN_WORDS = 10.0
 POLL_SECONDS = 0.2
+# Collecting what the folders hold takes computing time from the trainings: no more than a twentieth of it.
+SECONDS_BETWEEN_REPORTS = 60.0
+SHARE_OF_REPORTS = 1 / 20
 
 
 class Runner:
@@ -40,11 +41,22 @@ class Runner:
         console: Where progress and failures are shown: bars on a terminal, lines elsewhere.
         lock: File descriptor of the folder's lock. The trainings inherit it, so that one which outlives a killed runner
             still keeps others out of the folder.
+        report: Writes the report of what is finished so far; called now and then after runs have finished.
     """
 
-    def __init__(self, sweep: Sweep, trainer: Sequence[str], console: Console, lock: int) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        trainer: Sequence[str],
+        console: Console,
+        lock: int,
+        *,
+        report: Callable[[], object] = lambda: None,
+    ) -> None:
         self.sweep, self.trainer, self.console, self.lock = sweep, trainer, console, lock
-        self.active: list[_Training] = []
+        self.report, self.is_report_old, self.next_report = report, False, time.monotonic() + SECONDS_BETWEEN_REPORTS
+        self.active: list[Training] = []
+        self.tasks: dict[str, TaskID] = {}
         self.seconds: dict[str, list[float]] = {}
         # The sweep has a bar; the trainings under it a line each, with the last words of their logs.
         note = Column(no_wrap=True, overflow="ellipsis", ratio=1)
@@ -63,15 +75,16 @@ class Runner:
             expand=True,
         )
 
-    def run(self, runs: Sequence[Run], *, total: int) -> None:
+    def run(self, runs: Sequence[Run], *, done: int, total: int) -> None:
         """Run every run once, in order; failures are shown and remembered on disk, and stop nothing.
 
         Args:
             runs: What to run.
-            total: Runs of the sweep, those finished earlier included.
+            done: Runs of the sweep that were finished earlier.
+            total: Runs of the sweep, those that are left as they are included.
         """
         self.waiting = deque(runs)
-        self.done, self.total = total - len(runs), total
+        self.done, self.total = done, total
         self._learn_durations()
         self.bar = self.overall.add_task("runs", total=total, completed=self.done, note="")
         with self._display():
@@ -80,6 +93,7 @@ class Runner:
                     while self.waiting and len(self.active) < self.sweep.jobs:
                         self._start(self.waiting.popleft())
                     self._refresh()
+                    self._report_now_and_then()
                     time.sleep(POLL_SECONDS)
                     for training in [t for t in self.active if t.process.poll() is not None]:
                         self._finish(training)
@@ -92,40 +106,19 @@ class Runner:
         return Live(Group(self.overall, self.trainings), console=self.console, refresh_per_second=4, transient=True)
 
     def _start(self, run: Run) -> None:
-        checkpoint, useless = resume_point(run)
-        before = 0.0
-        if checkpoint is None:
-            clear(run)
-        else:
-            before = float(read_outcome(run.folder).get("seconds", 0))
-            outcome_file(run.folder).unlink(missing_ok=True)
-        run.write_inputs()
-        with run.log.open("wb" if checkpoint is None else "ab") as log:
-            process = subprocess.Popen(
-                [*self.trainer, "--config", str(run.config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.sweep.threads))},
-                # A session of its own: Ctrl-C reaches the runner alone, which then stops the whole group.
-                start_new_session=True,
-                pass_fds=(self.lock,),
-            )
-        task = self.trainings.add_task(escape(run.name), total=None, note="starting")
-        self.active.append(_Training(run, process, task, before=before, goes_on=checkpoint is not None))
-        if useless:
-            self._say(f"{run.name}: started anew, its checkpoints are not used: {useless}")
-        elif checkpoint is not None:
-            self._say(f"{run.name}: goes on from {checkpoint.name}")
-        elif not self.console.is_terminal:
-            self._say(f"{run.name}: started")
+        training = begin_training(self.sweep, run, self.trainer, pass_fds=(self.lock,))
+        self.tasks[run.name] = self.trainings.add_task(escape(run.name), total=None, note="starting")
+        self.active.append(training)
+        if training.note or not self.console.is_terminal:
+            self._say(f"{run.name}: {training.note or 'started'}")
 
-    def _finish(self, training: _Training) -> None:
+    def _finish(self, training: Training) -> None:
         run = training.run
         self.active.remove(training)
-        self.trainings.remove_task(training.task)
+        self.trainings.remove_task(self.tasks.pop(run.name))
         status, reason = training.outcome()
         training.write_outcome(status, reason)
+        self.is_report_old = True
         if status == "finished":
             self.done += 1
             self.overall.update(self.bar, completed=self.done)
@@ -146,6 +139,14 @@ class Runner:
             if training.goes_on:
                 self._say(f"it had gone on from a checkpoint; to have it begin anew, remove {run.folder}")
 
+    def _report_now_and_then(self) -> None:
+        began = time.monotonic()
+        if not self.is_report_old or began < self.next_report or not (self.active or self.waiting):
+            return
+        self.report()
+        self.is_report_old, ended = False, time.monotonic()
+        self.next_report = ended + max(SECONDS_BETWEEN_REPORTS, (ended - began) / SHARE_OF_REPORTS)
+
     def _stop_all(self) -> None:
         if not self.active:
             return
@@ -157,7 +158,7 @@ class Runner:
             for training in self.active:
                 signal_group(training.process, signal.SIGTERM)
             began = said = time.monotonic()
-            while under_way := [t for t in self.active if t.process.poll() is None]:
+            while under_way := [t for t in self.active if t.is_alive()]:
                 now = time.monotonic()
                 if now - began >= SECONDS_TO_STOP:
                     break
@@ -198,41 +199,10 @@ class Runner:
         self.overall.update(self.bar, note=self._outlook())
         for training in self.active:
             last = log_tail(training.run.log, 1)
-            self.trainings.update(training.task, note=escape(last[0]) if last else "starting")
+            self.trainings.update(self.tasks[training.run.name], note=escape(last[0]) if last else "starting")
 
     def _say(self, text: str, *, markup: bool = False) -> None:
         self.console.print(text, markup=markup, highlight=False, soft_wrap=True)
-
-
-@dataclass(eq=False)
-class _Training:
-    run: Run
-    process: subprocess.Popen[bytes]
-    task: TaskID
-    before: float = 0.0  # seconds that the earlier parts of the run took
-    goes_on: bool = False
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        return self.before + time.monotonic() - self.started
-
-    def outcome(self, *, told_to_stop: bool = False) -> tuple[str, str]:
-        """How the training, which has ended, did so: finished, failed or stopped, and why."""
-        code = self.process.returncode
-        if code == 0:
-            is_finished = self.run.result() is not None
-            return ("finished", "") if is_finished else ("failed", "it ended without writing result.json")
-        status = read_json(self.run.folder / "status.json") or {}
-        if status.get("status") == "preempted" and code == 128 + status.get("signal", 0):
-            return "stopped", f"after update {status.get('step', '?')}, which the same command goes on from"
-        if told_to_stop and code in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
-            return "stopped", "without a checkpoint of its last update"
-        return "failed", f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-
-    def write_outcome(self, status: str, reason: str) -> None:
-        content = {"status": status, "reason": reason, "seconds": round(self.seconds, 3)}
-        write_json(outcome_file(self.run.folder), content)
 
 
 def log_tail(log: Path, lines: int) -> list[str]:

@@ -20,7 +20,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +30,12 @@ from jsonargparse.typing import Path_fr
 
 from ..engine.atomic_file import write_atomically
 from .data_digest import data_digests
-from .matching import Match, match_budgets
+from .matching import Match, Solution, match_budgets, solve_matches
 from .options import Options, flatten, merge, name_difference, read_options
+
+DECODED = "decoded"
+# where decoded videos are kept changes no result: a finished run stays one, whatever these say now
+WITHOUT_EFFECT = ("data.cache_dir", "data.cache_mb")
 
 State = Literal["finished", "changed", "failed", "missing"]
 
@@ -101,6 +105,40 @@ class Suite:
 
 
 @dataclass(frozen=True)
+class Slurm:
+    """What a job of a cluster gets: one run. `minutes` and `gpus` are those of local jobs too.
+
+    Args:
+        partition: Where to queue; null for the cluster's default.
+        gpus: GPUs of a job.
+        cpus: Cores of a job.
+        memory_gb: Memory of a job, in GB.
+        minutes: Time of a job. One that needs more is told in time, writes a checkpoint and is queued again.
+        at_once: Jobs of the array that may run at the same time.
+        account: Whom the time is charged to; null for the default.
+        qos: Quality of service; null for the default.
+        extra: Further options of sbatch: `{constraint: a100}`.
+    """
+
+    partition: str | None = None
+    gpus: int = 0
+    cpus: int = 1
+    memory_gb: int = 8
+    minutes: int = 120
+    at_once: int = 16
+    account: str | None = None
+    qos: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("cpus", "memory_gb", "minutes", "at_once"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"slurm.{name}={getattr(self, name)} is not positive")
+        if self.gpus < 0:
+            raise ValueError(f"slurm.gpus={self.gpus} is negative")
+
+
+@dataclass(frozen=True)
 class Sweep:
     """An ablation: suites x variants x seeds, each run a process of its own.
 
@@ -113,9 +151,23 @@ class Sweep:
         threads: Computing threads of a run and of the speed measurement, whatever the recipes say. Keep jobs x threads
             at or below the number of cores: two processes with two threads each on two cores are many times slower than
             with one each.
+        processes: Processes of a run, which `accelerate launch` starts: one a GPU, say. The batch is shared out among
+            them and results are equal up to rounding. null for the trainer itself in one process, which starts sooner:
+            a run then does not import everything twice, 10 s on two cores for a training of seconds.
+        launch: Further words for `accelerate launch`, such as `[--config_file, configs/accelerate/fsdp2.yaml]`.
+        cluster: Where the runs go: none for processes of this one, slurm for an array of jobs, local for jobs that
+            outlive this process, `jobs` at a time, debug for one after the other in this process. Needs submitit.
+        slurm: What a job gets.
         on_change: What to do with a finished run whose options or data have changed since: refuse to start, or throw it
             away and run it again.
+        rerun_failed: Run again what has failed. Otherwise a run that failed with the options and the data of now is
+            left as it is, and shown with the last lines of its log. One that went on from a checkpoint goes on from it.
+        cache_mb: Size in MB (10^6 bytes) of a folder of decoded videos that all runs share, so that each video is
+            decoded once a sweep; see `data.cache_mb` of a recipe. 0 for none. Recipes that set their own keep it.
+        cache_dir: That folder; null for OUTPUT/decoded.
+        time_sensitivity: Score every finished run's model on altered clips too: reversed, shuffled and so on.
         report_only: Start no run and measure nothing: report what lies there.
+        dry_run: Print the runs with their parameters, GFLOPs, updates and estimated time, and do nothing else.
     """
 
     suites: dict[str, Suite]
@@ -124,8 +176,17 @@ class Sweep:
     seeds: tuple[int, ...] = (0, 1, 2)
     jobs: int = 1
     threads: int = 1
+    processes: int | None = None
+    launch: list[str] = field(default_factory=list)
+    cluster: Literal["none", "slurm", "local", "debug"] = "none"
+    slurm: Slurm = field(default_factory=Slurm)
     on_change: Literal["refuse", "rerun"] = "refuse"
+    rerun_failed: bool = False
+    cache_mb: int = 0
+    cache_dir: Path | None = None
+    time_sensitivity: bool = True
     report_only: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if not self.suites:
@@ -137,6 +198,16 @@ class Sweep:
         for name in ("jobs", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not positive")
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"processes={self.processes} is not positive; null for the trainer itself")
+        if self.launch and self.processes is None:
+            raise ValueError(f"launch={self.launch} is for accelerate launch; give the number of processes too")
+        if self.cache_mb < 0:
+            raise ValueError(f"cache_mb={self.cache_mb} is negative; give a size in MB, or 0 for no cache")
+        if self.cache_dir is not None and not self.cache_mb:
+            raise ValueError(f"cache_dir={self.cache_dir} without cache_mb; give the size that it may reach")
+        if self.cache_mb and self.cache_dir is None and DECODED in self.suites:
+            raise ValueError(f"a suite is named {DECODED!r}, as the folder of decoded videos; give a cache_dir")
 
 
 @dataclass(frozen=True)
@@ -199,7 +270,7 @@ class Run:
         return [
             f"{key}: {then.get(key, '(unset)')} -> {now.get(key, '(unset)')}"
             for key in sorted(then.keys() | now.keys())
-            if then.get(key, ...) != now.get(key, ...)
+            if then.get(key, ...) != now.get(key, ...) and key not in WITHOUT_EFFECT
         ]
 
     def _changed_data(self) -> list[str]:
@@ -286,28 +357,55 @@ def plan_runs(sweep: Sweep) -> list[Run]:
     """All runs of a sweep, seed by seed, so that a sweep that is stopped half-way has compared every variant once.
 
     Raises:
-        ValueError: A base recipe is no mapping, or an override reaches into something that is none.
+        ValueError: A base recipe is no mapping, an override reaches into something that is none, or a budget cannot be
+            met.
     """
+    resolved = {suite: resolve_variants(sweep, suite) for suite in sweep.suites}
     return [
         _make_run(sweep, suite, variant, seed, options)
         for seed in sweep.seeds
-        for suite in sweep.suites
-        for variant, options in resolve_variants(sweep, suite).items()
+        for suite, variants in resolved.items()
+        for variant, options in variants.items()
     ]
 
 
 def resolve_variants(sweep: Sweep, name: str) -> dict[str, Options]:
-    """Complete options of every variant of a suite, without ``seed`` and ``output``."""
+    """Complete options of every variant of a suite, without ``seed`` and ``output``, its budgets made equal."""
+    return match_budgets(_merged_variants(sweep, name), sweep.suites[name].match, suite_matches(sweep, name))
+
+
+def suite_matches(sweep: Sweep, name: str) -> dict[str, Solution]:
+    """What gives the variants of a suite equal budgets: as ``store_matches`` has kept it, or solved now."""
+    stored = (read_json(matches_file(sweep)) or {}).get(name)
+    match = sweep.suites[name].match
+    return solve_matches(_merged_variants(sweep, name), match, threads=sweep.threads, stored=stored)
+
+
+def matches_file(sweep: Sweep) -> Path:
+    """Where solutions are kept: suite -> variant -> solution."""
+    return sweep.output / "matches.json"
+
+
+def store_matches(sweep: Sweep) -> None:
+    """Keep what makes the budgets equal, so that the sweep is the same when it goes on, measured latencies too."""
+    found = {name: suite_matches(sweep, name) for name in sweep.suites}
+    content = {name: {v: asdict(s) for v, s in solutions.items()} for name, solutions in found.items() if solutions}
+    before = read_json(matches_file(sweep)) or {}
+    if content and {**before, **content} != before:
+        write_json(matches_file(sweep), {**before, **content})
+
+
+def _merged_variants(sweep: Sweep, name: str) -> dict[str, Options]:
     suite = sweep.suites[name]
     base = read_options(Path(os.fspath(suite.base)))
-    resolved = {}
+    merged = {}
     for variant, overrides in suite.variants.items():
         options = merge(merge(base, suite.overrides), overrides)
         for key in ("seed", "output"):
             options.pop(key, None)
         # A recipe may say how many threads it likes by itself; here speeds are compared, so all have the same number.
-        resolved[variant] = {**options, "threads": sweep.threads}
-    return match_budgets(resolved, suite.match)
+        merged[variant] = {**options, "threads": sweep.threads}
+    return merged
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -342,7 +440,15 @@ def _all_variants(
 
 def _make_run(sweep: Sweep, suite: str, variant: str, seed: int, options: Options) -> Run:
     folder = sweep.output / suite / variant / f"seed={seed}"
-    return Run(suite, variant, seed, folder, {**options, "seed": seed})
+    return Run(suite, variant, seed, folder, {**_with_cache(sweep, options), "seed": seed})
+
+
+def _with_cache(sweep: Sweep, options: Options) -> Options:
+    data = options.get("data", {})
+    if not sweep.cache_mb or data.get("cache_mb") or data.get("cache_dir") is not None:
+        return options
+    folder = sweep.output / DECODED if sweep.cache_dir is None else sweep.cache_dir
+    return merge(options, {"data.cache_dir": str(folder), "data.cache_mb": sweep.cache_mb})
 
 
 def _check_name(kind: str, name: str) -> None:
