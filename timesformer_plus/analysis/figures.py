@@ -98,7 +98,7 @@ def accuracy_against_cost(suite: SuiteReport, evidence: Mapping[str, Evidence], 
     rows = sorted(
         (row for row in suite.rows if row.score is not None and row.variant in known), key=lambda r: known[r.variant]
     )
-    more_is_better = cost == "clips_per_second"
+    more_is_better = cost.endswith("clips_per_second")
     points = {row.variant: (known[row.variant], mean_score(row)) for row in rows}
     front = pareto_front(points, more_is_better=more_is_better)
     figure.add_scatter(

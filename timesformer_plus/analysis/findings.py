@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .statistics import MeanInterval, PairedDifference, correct, is_separated, mean_interval, paired_difference
-from .sweep import Run, Suite, Sweep, read_json, read_outcome
+from .bootstrap import TestSetInterval, bootstrap_seeds_and_videos
+from .permutation import Improvement, probability_of_improvement
+from .sentences import find_sentences, find_warnings, left_out
+from .statistics import MeanInterval, PairedDifference, correct, mean_interval, paired_difference
+from .sweep import Run, Suite, Sweep, matches_file, read_json, read_outcome
+from .video_scores import VideoScores, difference_of, read_video_scores, stack_seeds
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
 
@@ -31,6 +34,15 @@ class Row:
         gflops: 10^9 multiply-adds a clip view.
         clips_per_second: Clip views a second in inference.
         train_seconds: Wall-clock time of a training, mean over the seeds.
+        seconds: Seed -> wall-clock time of its training.
+        costs: Further costs that are counted, name -> number, as ``cost.Cost`` has them.
+        measured: Further costs that a clock or an allocator measured, name -> number, as ``cost.Speed`` has them.
+        holm_p: p of the difference, corrected for all variants of the suite; None where it is undefined.
+        improvement: How probable it is that a seed beats one of the reference; None for the reference itself.
+        elsewhere: The score with an interval for other seeds on another test set; None without predictions of two
+            seeds, or where the metric is no mean over videos or groups of them.
+        difference_elsewhere: The same for the difference to the reference, video by video.
+        matched: What gave it the budget of another variant, in words; empty where nothing did.
     """
 
     variant: str
@@ -43,6 +55,14 @@ class Row:
     gflops: float | None
     clips_per_second: float | None
     train_seconds: float | None
+    seconds: dict[int, float] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
+    holm_p: float | None = None
+    improvement: Improvement | None = None
+    elsewhere: TestSetInterval | None = None
+    difference_elsewhere: TestSetInterval | None = None
+    matched: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,10 +72,16 @@ class Missing:
     Attributes:
         name: ``suite/variant/seed=N``.
         why: A sentence.
+        variant: Its variant.
+        seed: Its seed.
+        state: ``failed``, ``changed`` or ``missing``.
     """
 
     name: str
     why: str
+    variant: str
+    seed: int
+    state: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +95,7 @@ class SuiteReport:
         missing: Runs without a result.
         findings: What the figures support, a sentence each.
         speed: What the clips a second were measured on; empty where they were not.
+        warnings: What should not be believed of it, a sentence each.
     """
 
     name: str
@@ -77,6 +104,7 @@ class SuiteReport:
     missing: tuple[Missing, ...]
     findings: tuple[str, ...]
     speed: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -148,24 +176,19 @@ def collect(sweep: Sweep, runs: Sequence[Run], *, command: str = "") -> Report:
     )
 
 
-def format_percent(score: MeanInterval | None) -> str:
-    """``"97.1 % [95.0, 99.2]"``; a single seed has no interval and says so."""
-    if score is None:
-        return "–"
-    if score.low is None or score.high is None:
-        return f"{100 * score.mean:.1f} % [one seed]"
-    return f"{100 * score.mean:.1f} % [{100 * score.low:.1f}, {100 * score.high:.1f}]"
-
-
 def _suite_report(sweep: Sweep, name: str, suite: Suite, runs: Sequence[Run]) -> SuiteReport:
     states = {run.name: run.state() for run in runs}
     results = {(run.variant, run.seed): run.result() or {} for run in runs if states[run.name] == "finished"}
-    rows = tuple(
-        _row(suite, variant, runs, results, read_json(sweep.output / name / variant / "cost.json"))
+    matches = (read_json(matches_file(sweep)) or {}).get(name) or {}
+    videos, doubts = _video_scores(suite, runs, results)
+    rows = _correct(
+        _row(suite, variant, runs, results, read_json(sweep.output / name / variant / "cost.json"), videos, matches)
         for variant in suite.variants
     )
     missing = tuple(
-        Missing(run.name, _why_missing(run, states[run.name])) for run in runs if states[run.name] != "finished"
+        Missing(run.name, _why_missing(run, states[run.name]), run.variant, run.seed, states[run.name])
+        for run in runs
+        if states[run.name] != "finished"
     )
     speeds = (read_json(sweep.output / name / row.variant / "cost.json") for row in rows)
     measured = next((figures["speed"] for figures in speeds if figures is not None), None)
@@ -175,11 +198,58 @@ def _suite_report(sweep: Sweep, name: str, suite: Suite, runs: Sequence[Run]) ->
             f"{measured['device']}, {measured['threads']} thread(s), {measured['batch_size']} clip views a batch, "
             f"median of {measured['repeats']}"
         )
-    findings = (*_findings(suite, rows), *_left_out(results.values()))
-    return SuiteReport(name, suite, rows, missing, findings, speed)
+    findings = (*find_sentences(suite, rows), *left_out(results.values()))
+    return SuiteReport(name, suite, rows, missing, findings, speed, (*find_warnings(rows), *_first(doubts)))
 
 
-def _row(suite: Suite, variant: str, runs: Sequence[Run], results: Results, figures: Mapping[str, Any] | None) -> Row:
+def _first(doubts: Sequence[str]) -> tuple[str, ...]:
+    return (f"{doubts[0]} The same goes for {len(doubts) - 1} more runs.",) if len(doubts) > 1 else tuple(doubts)
+
+
+def _correct(rows: Iterable[Row]) -> tuple[Row, ...]:
+    rows = tuple(rows)
+    corrected = correct({row.variant: row.difference for row in rows if row.difference is not None})
+    return tuple(replace(row, holm_p=corrected.get(row.variant)) for row in rows)
+
+
+def _video_scores(
+    suite: Suite, runs: Sequence[Run], results: Results
+) -> tuple[dict[str, dict[int, VideoScores]], list[str]]:
+    """Variant -> seed -> scores of the single videos, and what is wrong with the files that should hold them."""
+    found: dict[str, dict[int, VideoScores]] = {run.variant: {} for run in runs}
+    doubts = []
+    for run in runs:
+        path = run.folder / "predictions" / f"{suite.split}.npz"
+        if (run.variant, run.seed) not in results or not path.is_file():
+            continue
+        try:
+            scores = read_video_scores(path, suite.metric)
+        except (OSError, ValueError) as error:
+            doubts.append(f"No interval for another test set counts {run.name}: {error}.")
+            continue
+        metrics = results[run.variant, run.seed].get(suite.split) or {}
+        if scores is None or suite.metric not in metrics:
+            continue
+        stated = float(metrics[suite.metric])
+        if abs(float(scores.scores.mean()) - stated) > 1e-6:
+            doubts.append(
+                f"No interval for another test set counts {run.name}: its predictions come to "
+                f"{100 * scores.scores.mean():.2f} %, its result says {100 * stated:.2f} %."
+            )
+            continue
+        found[run.variant][run.seed] = scores
+    return found, doubts
+
+
+def _row(
+    suite: Suite,
+    variant: str,
+    runs: Sequence[Run],
+    results: Results,
+    figures: Mapping[str, Any] | None,
+    videos: Mapping[str, Mapping[int, VideoScores]],
+    matches: Mapping[str, Any],
+) -> Row:
     options = next(run.options for run in runs if run.variant == variant)
     unseeded = {key: value for key, value in options.items() if key != "seed"}
     if figures is not None and figures.get("options") != unseeded:
@@ -189,8 +259,16 @@ def _row(suite: Suite, variant: str, runs: Sequence[Run], results: Results, figu
     own = [result for (name, _), result in results.items() if name == variant]
     reference = _scores(suite, suite.reference, results)
     paired = variant != suite.reference and bool(scores.keys() & reference.keys())
-    seconds = [float(result["train_seconds"]) for result in own if "train_seconds" in result]
+    seconds = {
+        seed: float(result["train_seconds"])
+        for (name, seed), result in sorted(results.items(), key=lambda item: item[0])
+        if name == variant and "train_seconds" in result
+    }
     params = next((int(result["params"]) for result in own if "params" in result), None)
+    own_videos = stack_seeds(videos[variant], scores)
+    apart = (
+        difference_of(videos[variant], videos[suite.reference], scores.keys() & reference.keys()) if paired else None
+    )
     return Row(
         variant=variant,
         pattern=str(model.get("pattern", "")) if isinstance(model, Mapping) else "",
@@ -201,8 +279,30 @@ def _row(suite: Suite, variant: str, runs: Sequence[Run], results: Results, figu
         params=figures["cost"]["params"] if params is None and figures else params,
         gflops=figures["cost"]["gflops"] if figures else None,
         clips_per_second=figures["speed"]["clips_per_second"] if figures else None,
-        train_seconds=statistics.mean(seconds) if seconds else None,
+        train_seconds=statistics.mean(seconds.values()) if seconds else None,
+        seconds=seconds,
+        costs=_numbers(figures, "cost", without=("params", "gflops")),
+        measured=_numbers(figures, "speed", without=("clips_per_second", "batch_size", "repeats", "threads")),
+        improvement=probability_of_improvement(scores.values(), reference.values()) if paired else None,
+        elsewhere=None if own_videos is None else bootstrap_seeds_and_videos(own_videos, bounds=(0, 1)),
+        difference_elsewhere=None if apart is None else bootstrap_seeds_and_videos(apart, bounds=(-1, 1)),
+        matched=_matched(suite, matches.get(variant)),
     )
+
+
+def _numbers(figures: Mapping[str, Any] | None, part: str, *, without: Sequence[str]) -> dict[str, float]:
+    known = (figures or {}).get(part) or {}
+    return {key: value for key, value in known.items() if key not in without and type(value) in (int, float)}
+
+
+def _matched(suite: Suite, solution: Mapping[str, Any] | None) -> str:
+    """``"mlp_ratio 2.51 for the params of ts (+0.01 %)"``."""
+    if solution is None or suite.match.quantity == "none":
+        return ""
+    if solution.get("value") is None:
+        return "as it is"
+    gap = 100 * (solution["quantity"] / solution["target"] - 1)
+    return f"{suite.match.by} {solution['value']:g} for the {suite.match.quantity} of {suite.match.to} ({gap:+.2f} %)"
 
 
 def _scores(suite: Suite, variant: str, results: Results) -> dict[int, float]:
@@ -241,96 +341,6 @@ def _why_missing(run: Run, state: str) -> str:
     if outcome.get("status") == "stopped":
         return f"stopped, {outcome.get('reason', 'no reason known')}"
     return "begun, not finished" if outcome.get("status") in ("running", "preempted") else "not run"
-
-
-def _findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
-    scored = {row.variant: row.score for row in rows if row.score is not None}
-    if not scored:
-        yield "No run is finished yet."
-        return
-    top = max(score.mean for score in scored.values())
-    best = [name for name, score in scored.items() if math.isclose(score.mean, top, abs_tol=1e-9)]
-    reference = scored.get(suite.reference)
-    apart = {row.variant: row.difference for row in rows if row.difference is not None}
-    beside = "" if suite.reference in best else f"; the reference {suite.reference} has {format_percent(reference)}"
-    if beside and best[0] in apart and (apart[best[0]].low or 0.0) <= 0:
-        shared = apart[best[0]].n
-        beside += f", and {shared} seed{' does' if shared == 1 else 's do'} not tell the two apart at 95 %"
-    yield f"Highest mean {suite.metric}: {_list(best)}, {format_percent(scored[best[0]])}{beside}."
-    if apart:
-        corrected = correct(apart)
-        separated = {name: d for name, d in apart.items() if is_separated(d, corrected[name])}
-        better = [name for name, d in separated.items() if d.mean > 0]
-        worse = [name for name, d in separated.items() if d.mean < 0]
-        unclear = [name for name in apart if name not in {*better, *worse}]
-        yield (
-            f"Against {suite.reference}, at 95 % for all comparisons together (Holm): better {_list(better)}; "
-            f"worse {_list(worse)}; not separated {_list(unclear)}."
-        )
-    if suite.ceiling is not None and all(score.n == 1 for score in scored.values()):
-        yield f"One seed has no interval that could be held against the ceiling of {100 * suite.ceiling:.0f} %."
-    elif suite.ceiling is not None and suite.readable:
-        yield from _cells_against_ceiling(suite, suite.ceiling, rows)
-    elif suite.ceiling is not None:
-        above = [name for name, score in scored.items() if score.is_above(suite.ceiling)]
-        others = [f"{name} ({_beside(score, suite.ceiling, 1)})" for name, score in scored.items() if name not in above]
-        yield (
-            f"Above the ceiling of {100 * suite.ceiling:.0f} % with 95 % confidence: {_list(above)}; "
-            f"at, below or not separated from it: {_list(others)}."
-        )
-
-
-def _left_out(results: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """What the videos behind the scores lack, so that nobody takes them for those of the whole data set."""
-    results = list(results)
-    for split in ("train", "val", "test"):
-        counts = [(result.get("videos") or {}).get(split) or {} for result in results]
-        # of a split that is scored, what the scan calls bad is not left out: it counts as wrong
-        kinds = ("missing", "unreadable", "excluded") if split == "train" else ("missing", "excluded")
-        lost = {kind: {count.get(kind, 0) for count in counts} - {0} for kind in kinds}
-        parts = [f"{'/'.join(map(str, sorted(numbers)))} {kind}" for kind, numbers in lost.items() if numbers]
-        if parts:
-            expected = "/".join(map(str, sorted({count["expected"] for count in counts if "expected" in count})))
-            yield f"Of the {expected} videos of the {split} split, {', '.join(parts)}: these figures are without them."
-    replaced = [sum((result.get("bad_videos") or {}).values()) for result in results]
-    if any(replaced):
-        yield f"Training put other videos in the place of unreadable ones, at most {max(replaced)} times a run."
-
-
-def _cells_against_ceiling(suite: Suite, ceiling: float, rows: Sequence[Row]) -> Iterator[str]:
-    """Hold every class or bit of every variant against the ceiling, and the outcome against theory."""
-    predicted = [row for row in rows if row.variant in suite.readable]
-    for readable in (True, False):
-        cells = {
-            f"{row.variant}/{part}": interval
-            for row in predicted
-            for part, interval in row.parts.items()
-            if (part in suite.readable[row.variant]) == readable
-        }
-        if not cells:
-            continue
-        above = [name for name, interval in cells.items() if interval.is_above(ceiling)]
-        surprises = [name for name in cells if (name in above) != readable]
-        shown = [f"{name} ({_beside(cells[name], ceiling, 0)})" for name in surprises]
-        yield (
-            f"Above the ceiling of {100 * ceiling:.0f} %, each with 95 % confidence: {len(above)} of {len(cells)} "
-            f"cells that theory says can{'' if readable else 'not'} be read"
-            + (f"; {'the others' if readable else 'against theory'}: {_list(shown)}." if shown else ".")
-        )
-
-
-def _beside(score: MeanInterval, ceiling: float, digits: int) -> str:
-    """The mean; with its interval where the mean alone would seem to be above the ceiling, and is not separated."""
-    mean = f"{100 * score.mean:.{digits}f} %"
-    if score.mean <= ceiling or score.is_above(ceiling):
-        return mean
-    if score.low is None or score.high is None:
-        return f"{mean} [one seed]"
-    return f"{mean} [{100 * score.low:.{digits}f}, {100 * score.high:.{digits}f}]"
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"
 
 
 def _environment(runs: Sequence[Run]) -> dict[str, str]:

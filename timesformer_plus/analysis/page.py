@@ -95,6 +95,7 @@ def _section(report: Report, index: int, suite: SuiteReport) -> str:
 {"".join(_missing(suite))}
 {"".join(_headline(index, suite))}
 {_findings(report, suite)}
+{"".join(f'<p class="note"><b>Careful.</b> {escape(warning)}</p>' for warning in suite.warnings)}
 {note}
 {"".join(_pictures(index, suite, evidence))}
 {"".join(_drawings(suite, evidence))}

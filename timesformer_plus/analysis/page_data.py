@@ -31,6 +31,7 @@ COSTS = {
     "params": ("parameters", "parameters"),
     "latency_ms": ("latency", "latency of one clip view, ms"),
     "clips_per_second": ("speed", "clip views a second in inference"),
+    "train_clips_per_second": ("training speed", "clip views a second in training"),
     "activation_mb": ("activations", "activations kept for training, MB a clip view"),
     "peak_memory_mb": ("memory", "peak memory in inference, MB"),
     "train_peak_memory_mb": ("training memory", "peak memory in training, MB"),

@@ -9,8 +9,7 @@ from typing import NamedTuple
 from .findings import Row, SuiteReport
 from .page_data import COSTS, Evidence
 from .page_marks import ranked, short_names, verdicts
-from .report import format_count, format_difference
-from .statistics import correct
+from .report import format_count, format_difference, format_elsewhere, format_improvement, format_p
 
 
 class Cell(NamedTuple):
@@ -22,6 +21,18 @@ class Cell(NamedTuple):
 
 
 VERDICTS = {"better": "better", "worse": "worse", "unclear": "not separated", "reference": "reference"}
+
+HELP = {
+    "95 % interval": "Student t over seeds: speaks about other seeds on this test set",
+    "difference": "to the reference, in percentage points, paired by seed, with its 95 % interval over seeds",
+    "verdict": "against the reference, at 95 % for all comparisons of the table together",
+    "p (Holm)": "paired t-test over seeds, corrected for all variants of the table",
+    "p (sign flips)": "exact permutation p of this row alone; with n seeds never below 2 / 2ⁿ",
+    "P(better)": "probability that a training of this variant beats one of the reference, with a rough 95 % interval",
+    "another test set": "95 % interval of the score, seeds and test videos both drawn again",
+    "difference there": "95 % interval of the difference, seeds and test videos both drawn again",
+    "budget": "what gives this variant the budget of another one",
+}
 
 
 def render_table(suite: SuiteReport, evidence: Mapping[str, Evidence]) -> str:
@@ -35,18 +46,17 @@ def render_table(suite: SuiteReport, evidence: Mapping[str, Evidence]) -> str:
         HTML; the page's script sorts it by the head that is pressed.
     """
     outcome = verdicts(suite)
-    corrected = correct({row.variant: row.difference for row in suite.rows if row.difference is not None})
     order = [*ranked(suite), *(row for row in suite.rows if row.score is None)]
     names = short_names([row.variant for row in order])
     lines = [
-        _cells(suite, row, name, evidence[row.variant], outcome[row.variant], corrected)
+        _cells(suite, row, name, evidence[row.variant], outcome[row.variant])
         for row, name in zip(order, names, strict=True)
     ]
     shown = [head for head in lines[0] if any(line[head].text not in ("", "–") for line in lines)]
     # the rows come sorted by score
     heads = "".join(
         f'<th scope="col"{_kind(lines[0][head])} aria-sort="{"descending" if place == 1 else "none"}">'
-        f'<button type="button">{escape(head)}</button></th>'
+        f'<button type="button"{_help(head)}>{escape(head)}</button></th>'
         for place, head in enumerate(shown)
     )
     body = ""
@@ -62,12 +72,9 @@ def render_table(suite: SuiteReport, evidence: Mapping[str, Evidence]) -> str:
     )
 
 
-def _cells(
-    suite: SuiteReport, row: Row, name: str, evidence: Evidence, verdict: str, corrected: Mapping[str, float | None]
-) -> dict[str, Cell]:
+def _cells(suite: SuiteReport, row: Row, name: str, evidence: Evidence, verdict: str) -> dict[str, Cell]:
     score, difference = row.score, row.difference
     named = any(other.pattern and other.pattern not in other.variant for other in suite.rows)
-    p = corrected.get(row.variant)
     costs = {}
     for key, (cost, _) in COSTS.items():
         number = evidence.costs.get(key)
@@ -79,9 +86,23 @@ def _cells(
         **({"pattern": Cell(row.pattern, row.pattern, "pattern")} if named else {}),
         "difference": Cell(format_difference(difference).replace("-", "−"), difference.mean if difference else None),
         "verdict": Cell(VERDICTS[verdict] if score else "–", VERDICTS[verdict] if score else None, verdict),
-        "p (Holm)": Cell("" if p is None else f"{p:.2g}", p),
+        "p (Holm)": Cell(format_p(row.holm_p), row.holm_p),
+        **_statistics(row),
         **costs,
+        "budget": Cell(row.matched, row.matched or None),
         "seeds": Cell(str(len(row.scores)), len(row.scores)),
+    }
+
+
+def _statistics(row: Row) -> dict[str, Cell]:
+    p = row.difference.permutation_p if row.difference else None
+    better, score, difference = row.improvement, row.elsewhere, row.difference_elsewhere
+    signed = format_elsewhere(difference, signed=True).replace("-", "−")
+    return {
+        "p (sign flips)": Cell(format_p(p), p),
+        "P(better)": Cell(format_improvement(better), better.probability if better else None),
+        "another test set": Cell(format_elsewhere(score), score.low if score else None, "quiet"),
+        "difference there": Cell(signed, difference.low if difference else None, "quiet"),
     }
 
 
@@ -98,9 +119,18 @@ def _format_cost(key: str, number: float) -> str:
         return format_count(int(number))
     if key == "gflops":
         return f"{number:.3g}"
-    units = {"latency_ms": " ms", "train_seconds": " s", "clips_per_second": " clips/s"}
+    units = {
+        "latency_ms": " ms",
+        "train_seconds": " s",
+        "clips_per_second": " clips/s",
+        "train_clips_per_second": " clips/s",
+    }
     digits = 1 if key == "latency_ms" and number < 100 else 0
     return f"{number:,.{digits}f}{units.get(key, ' MB')}"
+
+
+def _help(head: str) -> str:
+    return f' title="{escape(HELP[head])}"' if head in HELP else ""
 
 
 def _kind(cell: Cell) -> str:

@@ -1,10 +1,8 @@
-"""The findings of a sweep on the terminal and as Markdown, JSON and HTML."""
+"""The findings of a sweep on the terminal and as Markdown, and all of its files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,16 +10,21 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .findings import Report, Row, SuiteReport, collect, format_percent
+from ..engine.atomic_file import new_file
+from .bootstrap import TestSetInterval
+from .findings import Report, Row, SuiteReport, collect
 from .markdown import escape, table
+from .permutation import Improvement
+from .sentences import format_percent
 from .statistics import MeanInterval, PairedDifference
 from .sweep import Run, Sweep, write_json
+from .tables import to_csv, to_json
 
 PATTERN = "pattern"
 
 
 def write_report(sweep: Sweep, runs: Sequence[Run], *, command: str = "") -> Report:
-    """Collect what the folders hold and write ``report.md``, ``report.json`` and ``report.html``.
+    """Collect what the folders hold and write ``results.json``, ``results.csv``, ``report.md`` and ``report.html``.
 
     Args:
         sweep: The sweep.
@@ -34,7 +37,9 @@ def write_report(sweep: Sweep, runs: Sequence[Run], *, command: str = "") -> Rep
     from .page import render_page  # plotly is imported when a page is drawn, not before
 
     report = collect(sweep, runs, command=command)
-    write_json(sweep.output / "report.json", to_json(report))
+    write_json(sweep.output / "results.json", to_json(report))
+    with new_file(sweep.output / "results.csv") as staged:
+        staged.write_text(to_csv(report), encoding="utf-8", newline="")
     (sweep.output / "report.md").write_text(to_markdown(report), encoding="utf-8")
     (sweep.output / "report.html").write_text(render_page(report), encoding="utf-8")
     return report
@@ -52,6 +57,8 @@ def print_report(report: Report, console: Console) -> None:
                 console.print(Padding(Text(held, style="dim"), (0, 0, 1, 2)))
         for finding in suite.findings:
             console.print(Padding(Text(finding), (0, 0, 0, 2)))
+        for warning in suite.warnings:
+            console.print(Padding(Text(warning, style="yellow"), (0, 0, 0, 2)))
         for missing in suite.missing:
             console.print(Padding(Text(f"missing: {missing.name}: {missing.why}", style="red"), (0, 0, 0, 2)))
     console.print()
@@ -85,40 +92,34 @@ def format_difference(difference: PairedDifference | None) -> str:
     return f"{mean} [{100 * difference.low:.1f}, {100 * difference.high:.1f}]"
 
 
+def format_elsewhere(interval: TestSetInterval | None, *, signed: bool = False) -> str:
+    """``"[42.0, 61.3]"``, percent or (signed) percentage points; empty where there is none."""
+    if interval is None:
+        return ""
+    return f"[{100 * interval.low:{'+' if signed else ''}.1f}, {100 * interval.high:{'+' if signed else ''}.1f}]"
+
+
+def format_improvement(improvement: Improvement | None) -> str:
+    """``"96 % [84, 100]"``; empty for the reference."""
+    if improvement is None:
+        return ""
+    probability = f"{100 * improvement.probability:.0f} %"
+    if improvement.low is None or improvement.high is None:
+        return probability
+    return f"{probability} [{100 * improvement.low:.0f}, {100 * improvement.high:.0f}]"
+
+
+def format_p(p: float | None) -> str:
+    """Two digits; empty where it is undefined."""
+    return "" if p is None else f"{p:.2g}"
+
+
 def format_count(number: int) -> str:
     """``"85.9M"``, ``"151k"``."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.4g}{unit}" if number < 10 * size else f"{number / size:.1f}{unit}"
     return str(number)
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """The report as plain JSON; ``report.json`` holds this."""
-    return {
-        "title": report.title,
-        "command": report.command,
-        "seeds": list(report.seeds),
-        "jobs": report.jobs,
-        "threads": report.threads,
-        "finished": report.finished,
-        "total": report.total,
-        "environment": report.environment,
-        "suites": {
-            suite.name: {
-                "title": suite.title,
-                "metric": suite.suite.metric,
-                "split": suite.suite.split,
-                "reference": suite.suite.reference,
-                "ceiling": suite.suite.ceiling,
-                "speed_measured_on": suite.speed,
-                "findings": list(suite.findings),
-                "rows": [asdict(row) for row in suite.rows],
-                "missing": [asdict(missing) for missing in suite.missing],
-            }
-            for suite in report.suites
-        },
-    }
 
 
 def to_markdown(report: Report) -> str:
@@ -128,6 +129,7 @@ def to_markdown(report: Report) -> str:
         lines += [f"## {escape(suite.title)}", ""]
         lines += [escape(suite.suite.description), ""] if suite.suite.description else []
         lines += [f"- {escape(finding)}" for finding in suite.findings]
+        lines += [f"- **Careful:** {escape(warning)}" for warning in suite.warnings]
         rows = [cells(suite, row) for row in suite.rows]
         lines += ["", *table(headings(suite), rows, left=2)]
         lines += [""] + [f"- missing: {escape(m.name)}: {escape(m.why)}" for m in suite.missing] + [""]
@@ -143,9 +145,20 @@ def notes(report: Report) -> list[str]:
         f"{report.finished} of {report.total} runs are in the figures; seeds {', '.join(map(str, report.seeds))}.",
         "Intervals are 95 % Student-t intervals over seeds, cut to 0 to 100 %; they speak about another seed, not "
         "about another test set. One seed has no interval; no width means that all seeds agree to the last clip.",
-        "Differences are in percentage points, paired by seed, their intervals cut to -100 to 100; p is the two-sided "
-        "paired t-test of that row alone, and empty where it "
-        "is undefined (one seed, or all differences equal).",
+        "Differences are in percentage points, paired by seed, their intervals cut to -100 to 100; they speak about "
+        "other seeds on this test set. p is the two-sided paired t-test of that row alone, and empty where it is "
+        "undefined (one seed, or all differences equal); p (Holm) is corrected for all variants of the table, and "
+        "alone decides what is called better, worse or not separated.",
+        "p (sign flips) is exact and supposes no normal scores: how often differences as large come about when each "
+        "seed's sign is left to chance, for that row alone. With n seeds it is never below 2 / 2ⁿ, which is .0625 for "
+        "five, so that it cannot separate anything with fewer than six.",
+        "Another test set: seeds and test videos (for the metric pair, whole pairs) are both drawn again, 2000 times, "
+        "the same videos for all seeds and variants. This interval speaks about other seeds on other videos of the "
+        "same kind; asked for 95 %, it covers 92 to 99 % in simulations. It is not corrected for the number of "
+        "variants, and is there only where predictions are kept and the metric is a mean over videos or pairs.",
+        "P(better) is the share of pairs of seeds, one of the variant and one of the reference, that the variant wins, "
+        "ties one half; with a 95 % percentile bootstrap over seeds, rough for a handful of them (91 % of the time "
+        "right for five). It speaks about single trainings, not about means.",
         "GFLOPs are 10⁹ multiply-adds of matrix products and convolutions on one clip view, all attention counted.",
         "clips/s are clip views in inference, measured while nothing was training, the variants taking turns; median.",
         f"Training time is wall-clock with {report.jobs} trainings at a time, {report.threads} thread(s) each.",
@@ -199,13 +212,28 @@ def _columns(suite: SuiteReport, row: Row) -> dict[str, str]:
         _score_heading(suite): format_percent(row.score),
         **parts,
         _to_reference(suite): "reference" if reference else format_difference(row.difference),
-        "p": "" if row.difference is None or row.difference.p is None else f"{row.difference.p:.2g}",
+        "p": "" if row.difference is None else format_p(row.difference.p),
+        **_further_statistics(suite, row),
         "params": "–" if row.params is None else format_count(row.params),
         "GFLOPs": "–" if row.gflops is None else f"{row.gflops:.3g}",
         "clips/s": "–" if row.clips_per_second is None else f"{row.clips_per_second:,.0f}",
         "training": "–" if row.train_seconds is None else f"{row.train_seconds:,.0f} s",
         "seeds": str(len(row.scores)),
     }
+
+
+def _further_statistics(suite: SuiteReport, row: Row) -> dict[str, str]:
+    """Columns that only some sweeps can fill; those that no row of this one can are left out."""
+    columns = {
+        "p (Holm)": [format_p(each.holm_p) for each in suite.rows],
+        "p (sign flips)": [format_p(each.difference.permutation_p if each.difference else None) for each in suite.rows],
+        "P(better)": [format_improvement(each.improvement) for each in suite.rows],
+        "another test set": [format_elsewhere(each.elsewhere) for each in suite.rows],
+        "difference there": [format_elsewhere(each.difference_elsewhere, signed=True) for each in suite.rows],
+        "budget": [each.matched for each in suite.rows],
+    }
+    place = next(index for index, each in enumerate(suite.rows) if each.variant == row.variant)
+    return {heading: texts[place] for heading, texts in columns.items() if any(texts)}
 
 
 def _score_heading(suite: SuiteReport) -> str:

@@ -16,11 +16,11 @@ from jsonargparse import ArgumentParser
 
 from ..engine.altered_clips import CONDITIONS
 from ..engine.atomic_file import write_atomically
-from .findings import format_percent
 from .markdown import escape, table
 from .paper_table import PAPER, compare_pairs, sum_up
 from .report import format_count, format_difference
 from .results_read import Scored, SuiteResults, SweepResults, read_sweep
+from .sentences import format_percent
 from .statistics import PairedDifference, correct, is_separated
 from .time_sensitivity import CONDITION_NAMES
 
