@@ -1,7 +1,7 @@
 """Stand-ins for the trainer and for measured costs."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from timesformer_plus.analysis.cost import Cost, Speed
@@ -22,3 +22,15 @@ class FakeMeasure:
             name: (Cost(1000, 0.5 * (1 + index)), Speed(100.0 / (1 + index), 8, 11, threads, "test <cpu>"))
             for index, name in enumerate(folders)
         }
+
+
+class FakeProbe:
+    """Remembers what it was asked to score."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def __call__(self, folders: Sequence[Path], *, threads: int) -> None:
+        assert threads == 1
+        assert all((folder / "best").is_dir() for folder in folders)
+        self.asked.append([f"{folder.parent.name} {folder.name}" for folder in folders])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ablation_fakes import FAKE_TRAINER, FakeMeasure
+from ablation_fakes import FAKE_TRAINER, FakeMeasure, FakeProbe
 from rich.console import Console
 
 from timesformer_plus.analysis.ablation import run_ablation
@@ -38,13 +38,19 @@ def measure() -> FakeMeasure:
 
 
 @pytest.fixture
-def run(measure: FakeMeasure) -> Callable[..., tuple[int, str]]:
+def probe() -> FakeProbe:
+    return FakeProbe()
+
+
+@pytest.fixture
+def run(measure: FakeMeasure, probe: FakeProbe) -> Callable[..., tuple[int, str]]:
     """Run a sweep on the fake trainer; gives exit status and what was printed."""
 
     def run_(sweep: Sweep, **options: Any) -> tuple[int, str]:
         text = io.StringIO()
         console = Console(file=text, width=200, force_terminal=False)
-        status = run_ablation(sweep, **{"trainer": FAKE_TRAINER, "measure": measure, "console": console, **options})
+        fakes = {"trainer": FAKE_TRAINER, "measure": measure, "probe": probe}
+        status = run_ablation(sweep, **{**fakes, "console": console, **options})
         return status, text.getvalue()
 
     return run_

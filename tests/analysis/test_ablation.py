@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from ablation_fakes import FAKE_TRAINER
 
-from timesformer_plus.analysis import ablation
+from timesformer_plus.analysis import ablation, page
+from timesformer_plus.analysis import runner as runner_module
 from timesformer_plus.analysis.ablation import main
 from timesformer_plus.analysis.processes import FolderBusyError, folder_lock
 from timesformer_plus.analysis.runner import log_tail
 from timesformer_plus.analysis.sweep import plan_runs, read_json
+from timesformer_plus.analysis.time_sensitivity import ProbeError
 
 TS = {"model.pattern": "ts", "fake.score": 0.9}
 
@@ -50,7 +52,7 @@ def test_every_run_trains_once_seed_by_seed(make_sweep, run):
     assert calls(sweep) == ["s 0 1", "ts 0 1", "s 1 1", "ts 1 1"]
     assert all((r.folder / "log.txt").read_text() == "epoch 1 of 1\n" for r in plan_runs(sweep))
     assert all(read_json(r.folder / "sweep.json")["status"] == "finished" for r in plan_runs(sweep))
-    assert {path.name for path in sweep.output.iterdir()} >= {"report.md", "report.json", "report.html"}
+    assert {path.name for path in sweep.output.iterdir()} >= {"report.md", "results.json", "report.html"}
     lines = text.splitlines()
     assert lines[0].startswith("4 runs, 0 of them finished; 1 at a time")
     assert lines[1] == "task/s/seed=0: started"
@@ -61,13 +63,13 @@ def test_every_run_trains_once_seed_by_seed(make_sweep, run):
 def test_second_call_trains_and_measures_nothing(make_sweep, run, measure):
     sweep = make_sweep({"s": {}, "ts": TS})
     run(sweep)
-    report = (sweep.output / "report.json").read_text()
+    report = (sweep.output / "results.json").read_text()
     status, text = run(sweep)
     assert status == 0
     assert len(calls(sweep)) == 4
     assert measure.asked == [["ts", "s"]] or measure.asked == [["s", "ts"]]
     assert "4 of them finished" in text
-    assert (sweep.output / "report.json").read_text() == report
+    assert (sweep.output / "results.json").read_text() == report
 
 
 def test_the_sweep_decides_on_the_threads_of_training_and_measurement(make_sweep, run, tmp_path):
@@ -75,15 +77,15 @@ def test_the_sweep_decides_on_the_threads_of_training_and_measurement(make_sweep
     base = tmp_path / "base.yaml"
     base.write_text(base.read_text() + "threads: 1\n")
     run(sweep)
-    more = replace(sweep, threads=3, on_change="rerun")
+    more = replace(sweep, threads=3, on_change="rerun", time_sensitivity=False)
     _, text = run(more)
     assert calls(sweep) == ["s 0 1", "s 0 3"]
     assert plan_runs(more)[0].stored_options()["threads"] == 3
     assert "finished with other options: threads: 1 -> 3" in text
     assert read_json(sweep.output / "task" / "s" / "cost.json")["speed"]["threads"] == 3
-    report = read_json(sweep.output / "report.json")
-    assert report["threads"] == 3
-    assert report["suites"]["task"]["speed_measured_on"].startswith("test <cpu>, 3 thread(s)")
+    report = read_json(sweep.output / "results.json")
+    assert report["measured"]["threads"] == 3
+    assert report["suites"]["task"]["measured"]["speed_on"].startswith("test <cpu>, 3 thread(s)")
 
 
 def test_a_new_variant_trains_alone_and_is_measured_beside_the_others(make_sweep, run, measure):
@@ -103,13 +105,29 @@ def test_failure_is_shown_and_stops_nothing(make_sweep, run):
     assert "    | loss is nan\n    | RuntimeError: <planted> failure\n" in text
     assert "task/ts/seed=1: failed, it ended without writing result.json" in text
     assert "missing: task/s/seed=0: failed, exit status 3" in text
-    assert [m["name"] for m in read_json(sweep.output / "report.json")["suites"]["task"]["missing"]] == [
+    assert [m["name"] for m in read_json(sweep.output / "results.json")["suites"]["task"]["missing"]] == [
         "task/s/seed=0",
         "task/ts/seed=1",
     ]
 
 
-def test_what_failed_is_run_again_and_nothing_else(make_sweep, run):
+def test_what_failed_is_left_and_shown_unless_it_is_to_be_run_again(make_sweep, run):
+    sweep = make_sweep({"s": {"fake.fail": [0]}, "ts": TS})
+    run(sweep)
+    status, text = run(sweep)
+    assert status == 1
+    assert len(calls(sweep)) == 4
+    assert "4 runs, 3 of them finished, 1 failed; 1 at a time" in text
+    assert "task/s/seed=0: has failed, exit status 3; last lines of " in text
+    assert "    | loss is nan\n    | RuntimeError: <planted> failure\n" in text
+    assert "missing: task/s/seed=0: failed, exit status 3" in text
+    status, text = run(replace(sweep, rerun_failed=True))
+    assert status == 1
+    assert calls(sweep)[4:] == ["s 0 1"]
+    assert "task/s/seed=0: failed, exit status 3" in text
+
+
+def test_what_failed_with_other_options_is_run_and_nothing_else(make_sweep, run):
     run(make_sweep({"s": {"fake.fail": [0]}, "ts": TS}))
     sweep = make_sweep({"s": {"fake.fail": []}, "ts": TS}, on_change="rerun", seeds=(0,))
     status, _ = run(sweep)
@@ -183,6 +201,56 @@ def test_missing_manifest_is_found_before_anything_trains(make_sweep, run, data)
     assert calls(sweep) == []
 
 
+def test_finished_models_are_scored_on_altered_clips_unless_told_otherwise(make_sweep, run, probe):
+    sweep = make_sweep({"s": {}, "ts": {**TS, "fake.fail": [1]}}, time_sensitivity=False)
+    run(sweep)
+    assert probe.asked == []
+    _, text = run(replace(sweep, time_sensitivity=True))
+    assert probe.asked == [["s seed=0", "ts seed=0", "s seed=1"]]
+    assert "scoring 3 models on altered clips" in text
+
+
+def test_models_that_cannot_be_scored_on_altered_clips_are_named_and_lose_nothing(make_sweep, run):
+    sweep = make_sweep({"s": {}})
+
+    def probe(folders, *, threads):
+        assert threads == 1
+        raise ProbeError({folders[1]: "ValueError: the videos are gone"})
+
+    status, text = run(sweep, probe=probe)
+    assert status == 1
+    assert "task/s/seed=1: not scored on altered clips: ValueError: the videos are gone\n" in text
+    assert "2 of 2 runs are in the figures." in text
+
+
+def test_a_model_that_cannot_be_measured_loses_no_other(make_sweep, run, measure):
+    def fails_for_ts(folders, threads):
+        if "ts" in folders:
+            raise RuntimeError("out of\nmemory")
+        return measure(folders, threads)
+
+    sweep = make_sweep({"s": {}, "ts": TS, "st": {}})
+    status, text = run(sweep, measure=fails_for_ts)
+    assert status == 1
+    assert "task/ts: its cost could not be measured: RuntimeError: out of memory\n" in text
+    assert sorted(measure.asked[-1]) == ["s", "st"]
+    rows = read_json(sweep.output / "results.json")["suites"]["task"]["rows"]
+    assert {row["variant"]: row["params"] for row in rows if row["params"]} == {"s": 1000, "st": 1000, "ts": 1000}
+    assert {row["variant"] for row in rows if row["gflops"]} == {"s", "st"}
+    assert run(sweep)[0] == 0
+
+
+def test_a_page_that_cannot_be_drawn_does_not_lose_the_figures(make_sweep, run, monkeypatch):
+    monkeypatch.setattr(page, "render_page", lambda report: report / 0)
+    sweep = make_sweep({"s": {}})
+    status, text = run(sweep)
+    assert status == 1
+    assert f"not all of the report could be written to {sweep.output}: TypeError: unsupported operand" in text
+    assert "2 of 2 runs are in the figures." in text
+    assert read_json(sweep.output / "results.json")["finished"] == 2
+    assert (sweep.output / "report.md").exists()
+
+
 def test_report_only_starts_nothing_and_tells_what_is_missing(make_sweep, run, measure):
     sweep = make_sweep({"s": {}}, report_only=True)
     status, text = run(sweep)
@@ -242,7 +310,7 @@ RUNNER = """
     import sys
     sys.path.insert(0, {tests!r})
     from pathlib import Path
-    from ablation_fakes import FAKE_TRAINER, FakeMeasure
+    from ablation_fakes import FAKE_TRAINER, FakeMeasure, FakeProbe
     from timesformer_plus.analysis.ablation import run_ablation
     from timesformer_plus.analysis.sweep import Suite, Sweep
 
@@ -250,7 +318,7 @@ RUNNER = """
     suite = Suite(base=Path({base!r}), variants=variants, reference="done")
     sweep = Sweep(suites={{"task": suite}}, output=Path({output!r}), seeds=(0,), jobs=2)
     try:
-        run_ablation(sweep, trainer=FAKE_TRAINER, measure=FakeMeasure())
+        run_ablation(sweep, trainer=FAKE_TRAINER, measure=FakeMeasure(), probe=FakeProbe())
     except KeyboardInterrupt:
         sys.exit(130)
 """
@@ -273,9 +341,31 @@ def test_interrupt_stops_the_trainings_and_keeps_what_is_finished(make_sweep, ru
     assert "stopping 2 trainings under way" in text
     assert not any(alive(pid) for pid in pids)
     assert [r.state() for r in plan_runs(sweep)] == ["finished", "missing", "missing", "missing"]
+    report = read_json(sweep.output / "results.json")
+    assert (report["finished"], len(report["suites"]["task"]["missing"])) == (1, 3)
+    assert (sweep.output / "report.html").exists()
     (sweep.output / "release").touch()
     assert run(sweep)[0] == 0
     assert calls(sweep).count("s 0 1") == 6  # done, a, b; then a, b, later
+
+
+def test_report_is_written_anew_while_the_sweep_runs(make_sweep, run, monkeypatch):
+    monkeypatch.setattr(runner_module, "SECONDS_BETWEEN_REPORTS", 0.01)
+    sweep = make_sweep({"s": {}, "ts": {**TS, "fake.sleep": 60}}, seeds=(0,))
+    seen = []
+
+    def release_when_reported():
+        wait_for((sweep.output / "report.html").exists)
+        seen.append(read_json(sweep.output / "results.json"))
+        (sweep.output / "release").touch()
+
+    watcher = threading.Thread(target=release_when_reported)
+    watcher.start()
+    assert run(sweep)[0] == 0
+    watcher.join()
+    assert seen[0]["finished"] == 1
+    assert [missing["name"] for missing in seen[0]["suites"]["task"]["missing"]] == ["task/ts/seed=0"]
+    assert read_json(sweep.output / "results.json")["finished"] == 2
 
 
 def test_typo_is_found_before_anything_trains(make_sweep, run):

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ablation_fakes import FAKE_TRAINER, FakeMeasure
+from ablation_fakes import FAKE_TRAINER, FakeMeasure, FakeProbe
 
 from timesformer_plus.analysis import ablation
 from timesformer_plus.analysis import runner as runner_module
@@ -29,13 +29,14 @@ STEPS = {"fake.steps": 6}
 RUNNER = """
     import sys
     sys.path.insert(0, {tests!r})
-    from ablation_fakes import FAKE_TRAINER, FakeMeasure
+    from pathlib import Path
+    from ablation_fakes import FAKE_TRAINER, FakeMeasure, FakeProbe
     from timesformer_plus.analysis import ablation
     from timesformer_plus.analysis.sweep import Suite, Sweep
 
     sweep = Sweep(suites={{"task": Suite(base={base!r}, variants={variants!r}, reference={reference!r})}},
-                  output=ablation.Path({output!r}), seeds=(0,), jobs=2)
-    trainer = {{"trainer": FAKE_TRAINER, "measure": FakeMeasure()}} if {fake!r} else {{}}
+                  output=Path({output!r}), seeds=(0,), jobs=2)
+    trainer = {{"trainer": FAKE_TRAINER, "measure": FakeMeasure(), "probe": FakeProbe()}} if {fake!r} else {{}}
     try:
         ablation.run_ablation(sweep, **trainer)
     except KeyboardInterrupt:
@@ -134,7 +135,7 @@ def test_a_killed_training_goes_on_and_its_seconds_add_up(make_sweep, run):
     unfinished(here)
     (here.folder / "sweep.json").write_text('{"status": "failed", "reason": "exit status 1", "seconds": 1000.0}')
     assert here.state() == "failed"
-    status, _ = run(sweep)
+    status, _ = run(replace(sweep, rerun_failed=True))
     assert status == 0
     assert steps(sweep) == ["s 3", "s 4", "s 5", "s 6"]
     assert read_json(here.folder / "sweep.json")["seconds"] > 1000
@@ -286,6 +287,7 @@ def _stopped_at_pause(sweep):
                 sweep,
                 trainer=FAKE_TRAINER,
                 measure=FakeMeasure(),
+                probe=FakeProbe(),
                 console=ablation.Console(file=text, width=200, force_terminal=False),
             )
     finally:

@@ -30,7 +30,7 @@ def test_two_variants_of_a_tiny_recipe(tmp_path):
     status = run_ablation(sweep, console=console)
 
     assert status == 0, text.getvalue()
-    report = json.loads((sweep.output / "report.json").read_text())
+    report = json.loads((sweep.output / "results.json").read_text())
     rows = report["suites"]["lattice"]["rows"]
     assert [row["variant"] for row in rows] == ["t", "h"]
     for row in rows:
@@ -38,8 +38,8 @@ def test_two_variants_of_a_tiny_recipe(tmp_path):
         assert set(row["parts"]) == {"time", "height", "width"}
         assert row["params"] > 0
         assert row["gflops"] > 0
-        assert row["clips_per_second"] > 0
-        assert row["train_seconds"] > 0
+        assert row["measured"]["clips_per_second"] > 0
+        assert row["measured"]["train_seconds"] > 0
     # h has a class token a frame to look at its columns; t has a time embedding and leaves the class token out
     assert rows[0]["gflops"] != rows[1]["gflops"]
     assert {"commit", "torch", "timm"} <= report["environment"].keys()

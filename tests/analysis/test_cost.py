@@ -6,12 +6,11 @@ import torch
 from torch import nn
 
 import timesformer_plus  # noqa: F401  registers the models
-from timesformer_plus.analysis import cost
+from timesformer_plus.analysis import measured_cost
 from timesformer_plus.analysis.cost import (
     clip_shape,
     count_multiply_adds,
     measure_cost,
-    measure_saved_models,
     measure_speed,
 )
 
@@ -147,7 +146,7 @@ class Clock(nn.Module):
 
 def test_speed_takes_turns_and_the_median(monkeypatch):
     ran, now = [], [0.0]
-    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(measured_cost.time, "perf_counter", lambda: now[0])
     models = {"a": Clock("a", [9, 0.5, 100, 0.25], ran, now), "b": Clock("b", [9, 2, 2, 1], ran, now)}
     models["a"].train()
     speeds = measure_speed(models, clip=(1, 1, 1, 1), batch_size=4, repeats=3, warmup=1, threads=1)
@@ -164,12 +163,3 @@ def test_speed_takes_turns_and_the_median(monkeypatch):
 def test_speed_refuses_nonsense(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         measure_speed({}, **options)
-
-
-def test_saved_models_are_measured(tmp_path):
-    for pattern in ("s", "ts"):
-        model = timm.create_model("timesformer_test_patch8_32", pattern=pattern, num_classes=CLASSES)
-        timm.models.save_for_hf(model, tmp_path / pattern)
-    measured = measure_saved_models({p: tmp_path / p for p in ("s", "ts")}, threads=1)
-    assert {name: pair[0] for name, pair in measured.items()} == {p: measure_cost(build(p)) for p in ("s", "ts")}
-    assert all(speed.clips_per_second > 0 and speed.threads == 1 for _, speed in measured.values())

@@ -16,11 +16,11 @@ from timesformer_plus.analysis.report import (
     format_difference,
     format_percent,
     print_report,
-    to_json,
     to_markdown,
 )
 from timesformer_plus.analysis.statistics import MeanInterval, PairedDifference
 from timesformer_plus.analysis.sweep import plan_runs
+from timesformer_plus.analysis.tables import to_json
 
 EVIL = "<script>alert('x')<|b>&amp;"
 

@@ -8,7 +8,7 @@ import pytest
 
 from timesformer_plus.analysis.matching import Match
 from timesformer_plus.analysis.options import merge, read_options
-from timesformer_plus.analysis.sweep import Suite, Sweep, parse_sweep, plan_runs
+from timesformer_plus.analysis.sweep import Suite, Sweep, parse_sweep, plan_runs, resolve_variants
 
 
 @pytest.fixture
@@ -219,6 +219,32 @@ def test_axes_errors_say_what_is_wrong(sweep_file, given, message):
 def test_the_papers_table_is_solved_before_it_is_trained():
     sweep = parse_sweep(["--config", str(Path(__file__).parents[2] / "configs" / "ablations" / "paper_table1.yaml")])
     runs = plan_runs(sweep)
-    assert len(runs) == 5 * (6 + 5)
+    assert len(runs) == 5 * (5 + 5)
     (matched,) = (r for r in runs if (r.suite, r.variant, r.seed) == ("matched", "pattern=twh", 0))
     assert 1 < matched.options["model"]["args"]["mlp_ratio"] < 2
+
+
+def test_all_runs_share_decoded_videos_and_those_that_set_a_cache_keep_theirs(make_sweep):
+    variants = {"s": {}, "own": {"data.cache_dir": "mine", "data.cache_mb": 5}}
+    sweep = make_sweep(variants, seeds=(0,), cache_mb=100)
+    caches = [(run.options["data"]["cache_dir"], run.options["data"]["cache_mb"]) for run in plan_runs(sweep)]
+    assert caches == [(str(sweep.output / "decoded"), 100), ("mine", 5)]
+    elsewhere = replace(sweep, cache_dir=Path("scratch"))
+    assert plan_runs(elsewhere)[0].options["data"]["cache_dir"] == "scratch"
+    # the budgets and the costs are not about it
+    assert "data" not in resolve_variants(sweep, "task")["s"]
+    for mistake, message in (
+        ({"cache_mb": -1}, "negative"),
+        ({"cache_mb": 0, "cache_dir": Path("scratch")}, "without cache_mb"),
+        ({"suites": {"decoded": sweep.suites["task"]}}, "a suite is named 'decoded'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(sweep, **mistake)
+
+
+def test_a_cache_makes_no_finished_run_another_one(make_sweep, run):
+    sweep = make_sweep({"s": {}})
+    run(sweep)
+    _, text = run(replace(sweep, cache_mb=100))
+    assert "2 runs, 2 of them finished" in text
+    assert "measuring" not in text
