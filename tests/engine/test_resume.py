@@ -278,7 +278,9 @@ def test_differences_know_defaults_and_what_is_free():
 
 def killed_at_random(config, times, chance):
     """Start a run ``times`` times and kill -9 it at a random moment each; returns how many kills hit."""
-    context = multiprocessing.get_context("fork")
+    # not "fork": a process that has used autograd's threads cannot hand them on, and other tests do use them
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([train.__module__])
     hits = 0
     for _ in range(times):
         process = context.Process(target=train, args=(config,))

@@ -201,12 +201,14 @@ trackers.finish()
 state.destroy_process_group()
 """)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run(
+    done = subprocess.run(
         [*command, str(script), str(tmp_path / "run")],
-        check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
+    assert done.returncode == 0, done.stdout
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
     assert scalars(tmp_path / "run", "loss") == {1: 0.0}
