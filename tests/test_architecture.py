@@ -42,6 +42,7 @@ MODEL_ORDER = [
     "transformers_config",
     "export_hf",
     "registry",
+    "baselines",
     "timesformer",
     "videomae",
     "vivit",

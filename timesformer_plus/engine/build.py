@@ -5,7 +5,6 @@ Here the configuration is turned into plain keyword arguments; nothing below ``e
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import timm
@@ -26,6 +25,10 @@ def build_model(model: ModelConfig, data: DataConfig, num_classes: int) -> nn.Mo
     Raises:
         ValueError: timm does not know the name, an option does not fit the model, or there are no such weights.
     """
+    return _create(model, data, num_classes, pretrained=model.pretrained)
+
+
+def _create(model: ModelConfig, data: DataConfig, num_classes: int, *, pretrained: bool) -> nn.Module:
     given: dict[str, Any] = {"pattern": model.pattern, "num_frames": data.num_frames, "img_size": data.img_size}
     if ":" not in model.name and not timm.is_model(model.name):  # local-dir:FOLDER and hf-hub:REPOSITORY have one
         near = ", ".join(timm.list_models(["*timesformer*", "videomae_*", "vivit_*", "vjepa2_*"]))
@@ -33,7 +36,7 @@ def build_model(model: ModelConfig, data: DataConfig, num_classes: int) -> nn.Mo
     try:
         network: nn.Module = timm.create_model(
             model.name,
-            pretrained=model.pretrained,
+            pretrained=pretrained,
             num_classes=num_classes,
             **{key: value for key, value in given.items() if value is not None},
             **model.args,
@@ -60,7 +63,7 @@ def build_on_meta(model: ModelConfig, data: DataConfig, num_classes: int = 2) ->
         ValueError: As ``build_model``, but for weights, which are not looked for.
     """
     with torch.device("meta"):
-        return build_model(replace(model, pretrained=False), data, num_classes)
+        return _create(model, data, num_classes, pretrained=False)
 
 
 def build_loss(*, multi_label: bool, label_smoothing: float = 0.0) -> nn.Module:

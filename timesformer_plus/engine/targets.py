@@ -215,7 +215,7 @@ def _our_names(family: str = "") -> list[str]:
         name
         for module in modules
         for name in timm.list_models(module=module.rpartition(".")[2])
-        if not name.endswith("_from_image")
+        if not name.endswith("_from_image") and not module.endswith(".baselines")
     )
     plain = re.sub(r"[^a-z0-9]", "", family.partition("(")[0].lower())
     first = {name: name.partition("_")[0] for name in names}

@@ -1,6 +1,6 @@
 """Attention layers, interleavings and the models built from them; imports torch, timm and einops only."""
 
-from . import from_image, timesformer, videomae, vivit, vjepa2  # noqa: F401  registers the models with timm
+from . import baselines, from_image, timesformer, videomae, vivit, vjepa2  # noqa: F401  registers the models with timm
 from .inflate import inflate
 from .layers import AxisAttention, SpaceTimeBlock
 from .pattern import SCHEMES, format_pattern, parse_pattern
