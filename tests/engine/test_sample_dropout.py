@@ -178,7 +178,7 @@ def check_compiled(network, x, backend, checkpointing):
             assert_close(a, b, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compiled_layers_draw_the_same(checkpointing):
     check_compiled(Small().double(), torch.rand(5, 3, 2, 6, dtype=torch.float64), "aot_eager", checkpointing)
 

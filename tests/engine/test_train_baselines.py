@@ -41,7 +41,7 @@ def test_what_does_not_fit_a_network_is_said_with_its_option():
     data = DataConfig(root="videos", num_frames=8, img_size=32)
     with pytest.raises(ValueError, match=r"no interleaving to choose; leave pattern out \(model.pattern: null\)"):
         build_model(replace(SWIN, pattern="ts"), data, 2)
-    with pytest.raises(ValueError, match="cannot be made .*patch_norm.*see model.args"):
+    with pytest.raises(ValueError, match=r"cannot be made .*patch_norm.*see model\.args"):
         build_model(replace(SWIN, args={**SWIN.args, "patch_norm": True}), data, 2)
 
 
