@@ -31,7 +31,8 @@ def build_model(model: ModelConfig, data: DataConfig, num_classes: int) -> nn.Mo
 def _create(model: ModelConfig, data: DataConfig, num_classes: int, *, pretrained: bool) -> nn.Module:
     given: dict[str, Any] = {"pattern": model.pattern, "num_frames": data.num_frames, "img_size": data.img_size}
     if ":" not in model.name and not timm.is_model(model.name):  # local-dir:FOLDER and hf-hub:REPOSITORY have one
-        near = ", ".join(timm.list_models(["*timesformer*", "videomae_*", "vivit_*", "vjepa2_*"]))
+        kinds = ["*timesformer*", "videomae_*", "vivit_*", "vjepa2_*", "pytorchvideo_*", "torchvision_*"]
+        near = ", ".join(timm.list_models(kinds))
         raise ValueError(f"model.name={model.name!r} is not a model that timm knows; the video models are {near}")
     try:
         network: nn.Module = timm.create_model(
