@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,3 +23,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    # a tool that is run inside a test may set variables (tools/evaluate.py: MKL_CBWR), which change the last bits of
+    # what processes compute that later tests start
+    with mock.patch.dict(os.environ):
+        yield

@@ -221,6 +221,15 @@ def test_what_helps_where_memory_runs_out_goes_on_with_the_run(uninterrupted, tm
     assert "accumulate was 2, now 4: the same run up to rounding, not bitwise" in notes
 
 
+def test_what_makes_a_library_add_up_otherwise_is_told(uninterrupted, tmp_path, monkeypatch):
+    # here MKL has been started, and does not look at it any more; a process of its own would
+    config = stopped(replace(uninterrupted, output=tmp_path / "run"), monkeypatch, 3)
+    monkeypatch.setenv("MKL_CBWR", "AUTO,STRICT")
+    train(config)
+    notes = [note for line in data_lines(config.output) for note in line["report"]]
+    assert "mkl_cbwr was unset, now AUTO,STRICT: the same run up to rounding, not bitwise" in notes
+
+
 def test_best_of_an_epoch_after_the_checkpoint_is_noticed_before_training(uninterrupted, tmp_path, monkeypatch):
     config = stopped(replace(uninterrupted, output=tmp_path / "run"), monkeypatch, 3)
     path = config.output / "best" / "config.json"

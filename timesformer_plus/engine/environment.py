@@ -128,8 +128,10 @@ def _cpu_name() -> str:
 
 
 def _numerics() -> dict[str, Any]:
-    """Switches of torch that trade exactness for speed."""
+    """Switches of torch and its libraries that trade exactness for speed, or decide in which order sums are taken."""
     return {
+        # read when MKL is first used: set later, it counts for child processes only
+        "mkl_cbwr": os.environ.get("MKL_CBWR", "unset"),
         "float32_matmul": torch.get_float32_matmul_precision(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "cudnn": torch.backends.cudnn.version(),
