@@ -216,12 +216,18 @@ def test_axes_errors_say_what_is_wrong(sweep_file, given, message):
         axes_suite(sweep_file.parent.parent / "base.yaml", **given)
 
 
-def test_the_papers_table_is_solved_before_it_is_trained():
-    sweep = parse_sweep(["--config", str(Path(__file__).parents[2] / "configs" / "ablations" / "paper_table1.yaml")])
-    runs = plan_runs(sweep)
-    assert len(runs) == 5 * (5 + 5)
-    (matched,) = (r for r in runs if (r.suite, r.variant, r.seed) == ("matched", "pattern=twh", 0))
+def test_the_recipes_of_the_repository_are_solved_before_they_are_trained():
+    configs = Path(__file__).parents[2] / "configs" / "ablations"
+    paper, many = (
+        plan_runs(parse_sweep(["--config", str(configs / name)])) for name in ("paper_table1.yaml", "interleavings.yaml")
+    )
+    assert len(paper) == 5 * (5 + 5)
+    assert len(many) == 5 * (15 + 10)
+    (matched,) = (r for r in many if (r.suite, r.variant, r.seed) == ("matched", "pattern=twh", 0))
     assert 1 < matched.options["model"]["args"]["mlp_ratio"] < 2
+    # what both train is the same
+    alone = {(r.variant, r.seed): r.options for r in many if r.suite == "unmatched"}
+    assert all(r.options == alone[r.variant, r.seed] for r in paper if r.suite == "few")
 
 
 def test_all_runs_share_decoded_videos_and_those_that_set_a_cache_keep_theirs(make_sweep):
