@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from ablation_fakes import FAKE_TRAINER
+from rich.console import Console
 
 from timesformer_plus.analysis import ablation, page
 from timesformer_plus.analysis import runner as runner_module
@@ -260,14 +261,41 @@ def test_report_only_starts_nothing_and_tells_what_is_missing(make_sweep, run, m
     assert "missing: task/s/seed=0: not run" in text
 
 
-def test_folder_with_foreign_files_is_left_alone(make_sweep, run):
+@pytest.mark.parametrize("more", [(), (".lock", "sweep.json")])
+def test_folder_with_foreign_files_is_left_alone(make_sweep, run, more):
     sweep = make_sweep({"s": {}}, seeds=(0,))
     mine = plan_runs(sweep)[0].folder / "thesis.tex"
     mine.parent.mkdir(parents=True)
     mine.write_text("years of work")
+    for name in more:
+        (mine.parent / name).touch()
     with pytest.raises(ValueError, match="no run wrote it"):
         run(sweep)
     assert mine.read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), ValueError("no [such] trainer"), FolderBusyError("at work in")]
+)
+def test_a_run_that_cannot_be_started_stops_no_other(make_sweep, run, monkeypatch, error):
+    sweep = make_sweep({"a": {}, "b": {}, "c": {}}, seeds=(0,), jobs=2)
+    begin = runner_module.begin_training
+
+    def begin_all_but_one(sweep, run, trainer, **options):
+        if run.variant == "b":
+            run.folder.mkdir(parents=True)
+            raise error
+        return begin(sweep, run, trainer, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner_module, "begin_training", begin_all_but_one)
+        status, text = run(sweep)
+    assert status == 1
+    assert f"task/b/seed=0: not started, {error}\n" in text
+    assert [r.state() for r in plan_runs(sweep)] == ["finished", "missing", "finished"]
+    # maybe another training's: nothing is written to it, and it is tried again
+    assert list((sweep.output / "task" / "b" / "seed=0").iterdir()) == []
+    assert run(sweep)[0] == 0
 
 
 def test_jobs_run_beside_each_other(make_sweep, run):
@@ -347,6 +375,27 @@ def test_interrupt_stops_the_trainings_and_keeps_what_is_finished(make_sweep, ru
     (sweep.output / "release").touch()
     assert run(sweep)[0] == 0
     assert calls(sweep).count("s 0 1") == 6  # done, a, b; then a, b, later
+
+
+def test_trainings_are_stopped_when_nobody_hears_of_it_any_more(make_sweep, run, monkeypatch):
+    """``ablate | tee log``: Ctrl-C ends tee too, and what is printed then raises."""
+    sweep = make_sweep({"a": {"fake.sleep": 60}}, seeds=(0,))
+    (here,) = plan_runs(sweep)
+    read, write = os.pipe()
+
+    class Interrupted(runner_module.Runner):
+        def _refresh(self):
+            if (here.folder / "pid").exists():
+                os.close(read)
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablation, "Runner", Interrupted)
+    with os.fdopen(write, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)  # which rich gives up when it is broken
+        with pytest.raises(KeyboardInterrupt):
+            run(sweep, console=Console(file=pipe, width=200, force_terminal=False))
+    assert not alive(int((here.folder / "pid").read_text()))
+    assert read_json(here.folder / "sweep.json")["status"] == "stopped"
 
 
 def test_report_is_written_anew_while_the_sweep_runs(make_sweep, run, monkeypatch):

@@ -22,6 +22,7 @@ from timesformer_plus.analysis.findings import collect
 from timesformer_plus.analysis.processes import FolderBusyError
 from timesformer_plus.analysis.runner import Runner
 from timesformer_plus.analysis.sweep import plan_runs, read_json
+from timesformer_plus.analysis.unfinished import clear
 from timesformer_plus.engine.run_folder import RunFolder
 from timesformer_plus.engine.training_state import save_state
 
@@ -181,6 +182,20 @@ def test_what_cannot_be_gone_on_from_is_begun_anew(make_sweep, run, data, change
     assert plan_runs(sweep)[0].result()["test"]["top1"] < 1
 
 
+@pytest.mark.parametrize("killed", ["before run.yaml", "while run.yaml was written"])
+def test_a_runner_that_was_killed_before_it_began_a_run_does_not_stand_in_its_own_way(make_sweep, run, killed):
+    sweep = make_sweep({"s": {}}, seeds=(0,))
+    (here,) = plan_runs(sweep)
+    clear(here)
+    if killed == "while run.yaml was written":
+        here.write_inputs()
+        (here.folder / "data.json").unlink()
+        here.config.rename(here.folder / ".run.yaml.1234")
+    assert list(here.folder.iterdir())
+    assert run(sweep)[0] == 0
+    assert not (here.folder / ".run.yaml.1234").exists()
+
+
 def test_a_training_that_somebody_else_stops_is_not_failed(make_sweep, run):
     sweep = make_sweep({"a": {**STEPS, "fake.pause": 2}, "b": {}}, seeds=(0,))
     folder = plan_runs(sweep)[0].folder
@@ -248,6 +263,25 @@ def test_a_training_started_by_hand_is_left_alone(make_sweep, run):
     assert (here.folder / "checkpoints" / "step-00000002").is_dir()
     by_hand.let_go()
     assert run(sweep)[0] == 0
+
+
+def test_a_training_started_by_hand_while_others_run_is_left_alone(make_sweep, run, monkeypatch):
+    sweep = make_sweep({"a": {}, "s": STEPS, "c": {}}, seeds=(0,))
+    here = plan_runs(sweep)[1]
+    unfinished(here)
+    by_hand = RunFolder(here.folder)
+    by_hand.hold()
+    files = sorted(path.name for path in here.folder.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(ablation, "refuse_busy", lambda _: None)  # it was not there yet
+        status, text = run(sweep)
+    assert status == 1
+    assert "task/s/seed=0: not started, another training is at work in " in text
+    assert sorted(path.name for path in here.folder.iterdir()) == files
+    assert [r.state() for r in plan_runs(sweep)] == ["finished", "missing", "finished"]
+    by_hand.let_go()
+    assert run(sweep)[0] == 0
+    assert steps(sweep) == ["s 3", "s 4", "s 5", "s 6"]
 
 
 def test_a_training_has_time_to_end_its_update_and_save(make_sweep, monkeypatch):

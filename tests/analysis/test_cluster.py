@@ -1,17 +1,24 @@
 """Sweeps whose runs are jobs: the scripts for Slurm, and real jobs of submitit's local and debug executors."""
 
 import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 
+import psutil
 import pytest
 from ablation_fakes import FAKE_TRAINER
 from rich.console import Console
 
-from timesformer_plus.analysis import cluster
+from timesformer_plus.analysis import ablation, cluster
 from timesformer_plus.analysis.processes import FolderBusyError
 from timesformer_plus.analysis.sweep import Slurm, plan_runs, read_json, write_json
+from timesformer_plus.engine.run_folder import RunFolder
 
 TS = {"model.pattern": "ts", "fake.score": 0.9}
+PAUSED = {"fake.steps": 4, "fake.pause": 2}
 
 
 @pytest.fixture
@@ -36,6 +43,34 @@ def slurm(tmp_path, monkeypatch):
 def calls(sweep):
     file = sweep.output / "calls.txt"
     return file.read_text().splitlines() if file.exists() else []
+
+
+@contextmanager
+def signal_at_pause(folder, number):
+    """Send this process a signal once the training in a folder pauses; fail if the block then does not end."""
+
+    def wait_and_send():
+        while not (folder / "paused").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    def give_up(*_):
+        raise AssertionError("it waits for ever")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(30)
+    thread = threading.Thread(target=wait_and_send, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    thread.join()
+
+
+def steps(sweep):
+    return (sweep.output / "steps.txt").read_text().splitlines()
 
 
 def test_slurm_is_asked_for_what_the_sweep_says(make_sweep, slurm):
@@ -99,6 +134,65 @@ def test_debug_runs_train_here_one_after_the_other(make_sweep, run):
     assert "2 runs, 1 of them finished, 1 failed" in run(sweep)[1]
 
 
+def test_a_job_whose_time_is_over_stops_its_training_in_the_signal_handler_and_goes_on_later(make_sweep):
+    sweep = make_sweep({"s": PAUSED}, seeds=(0,))
+    (here,) = plan_runs(sweep)
+    job, again = cluster.TrainingJob(sweep, here, FAKE_TRAINER), []
+
+    def time_is_over(*_):  # as submitit's handler, in the thread that waits for the training
+        os.killpg(job.training.process.pid, signal.SIGUSR2)  # Slurm signals all processes of the job
+        again.append(job.checkpoint())
+        raise SystemExit(144)
+
+    before = signal.signal(signal.SIGUSR2, time_is_over)
+    try:
+        with signal_at_pause(here.folder, signal.SIGUSR2), pytest.raises(SystemExit):
+            job()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    stopped = read_json(here.folder / "sweep.json")
+    assert (stopped["status"], stopped["reason"][:14]) == ("stopped", "after update 2"), here.log.read_text()
+    assert not psutil.pid_exists(int((here.folder / "pid").read_text()))
+    (sweep.output / "release").touch()
+    assert again[0].result() == "finished"
+    assert steps(sweep) == ["s 1", "s 2", "s 3", "s 4"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves its logs open
+def test_ctrl_c_stops_the_training_of_a_debug_run(make_sweep, run):
+    sweep = make_sweep({"s": PAUSED}, seeds=(0,), cluster="debug")
+    (here,) = plan_runs(sweep)
+    with signal_at_pause(here.folder, signal.SIGINT), pytest.raises(KeyboardInterrupt):
+        run(sweep)
+    assert not psutil.pid_exists(int((here.folder / "pid").read_text()))
+    assert read_json(here.folder / "sweep.json")["status"] == "stopped"
+    (sweep.output / "release").touch()
+    assert run(sweep)[0] == 0
+    assert steps(sweep) == ["s 1", "s 2", "s 3", "s 4"]
+
+
+def test_local_jobs_are_out_of_the_terminals_reach(make_sweep):
+    sweep = make_sweep({"s": {}}, cluster="local", slurm=Slurm(minutes=5))
+    job = cluster.make_executor(sweep).submit(os.getsid, 0)
+    # Ctrl-C is for the session of the terminal; the job's is led by its controller
+    assert job.result() == int(job.job_id) != os.getsid(0)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves its logs open
+def test_a_job_that_cannot_be_started_stops_no_other(make_sweep, run, monkeypatch):
+    sweep = make_sweep({"s": {}, "ts": TS}, seeds=(0,), cluster="debug")
+    monkeypatch.setattr(ablation, "refuse_busy", lambda _: None)  # it was not busy then
+    by_hand = RunFolder(plan_runs(sweep)[0].folder)
+    by_hand.hold()
+    status, text = run(sweep)
+    by_hand.let_go()
+    assert status == 1
+    assert calls(sweep) == ["ts 0 1"]
+    assert "task/s/seed=0: not started, another training is at work in " in text
+    assert not (by_hand.path / "sweep.json").exists()
+    assert run(sweep)[0] == 0
+
+
 @pytest.mark.slow  # a job imports everything anew
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # that nobody has waited for it
 def test_local_jobs_outlive_their_runner_and_are_waited_for(make_sweep, run, monkeypatch):
@@ -122,7 +216,8 @@ def test_local_jobs_outlive_their_runner_and_are_waited_for(make_sweep, run, mon
     assert "2 of 2 runs are in the figures" in text
 
 
-def test_a_job_that_ends_without_a_word_is_begun_again(make_sweep):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves its logs open
+def test_a_job_that_ends_without_a_word_is_begun_again(make_sweep, run):
     sweep = make_sweep({"s": {}}, seeds=(0,), cluster="debug")
     write_json(cluster.jobs_file(sweep), {"task/s/seed=0": {"cluster": "local", "job": str(2**22 + 1)}})
     assert cluster.jobs_under_way(sweep) == {}
@@ -131,3 +226,5 @@ def test_a_job_that_ends_without_a_word_is_begun_again(make_sweep):
     cluster._finish(here, job, sweep, Console(quiet=True))
     assert "ended without a word" in read_json(here.folder / "sweep.json")["reason"]
     assert here.state() == "missing"
+    assert run(sweep)[0] == 0
+    assert calls(sweep) == ["s 0 1"]

@@ -3,15 +3,19 @@
 import io
 import json
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
 from ablation_fakes import FAKE_TRAINER
 from rich.console import Console
 
+from timesformer_plus.analysis import ablation, training_process
+from timesformer_plus.analysis import runner as runner_module
 from timesformer_plus.analysis.ablation import TRAINER, run_ablation
 from timesformer_plus.analysis.launching import training_command, training_environment
 from timesformer_plus.analysis.sweep import Suite, Sweep, plan_runs
@@ -59,6 +63,95 @@ def test_what_cannot_be_launched_is_refused(make_sweep):
         replace(sweep, launch=["--use_fsdp"])
     with pytest.raises(ValueError, match="the trainer is 'bash train'"):
         training_command(replace(sweep, processes=2), ["bash", *FAKE_TRAINER[1:1], "train"], CONFIG)
+
+
+# as torchrun: the worker has a session of its own. The launcher is killed, or waits and has to be.
+LAUNCHER = """
+    import os, signal, subprocess, sys, time
+    from pathlib import Path
+    import psutil
+
+    output = Path(sys.argv[2]).parent
+    started = [int(file.read_text()) for file in output.parents[2].glob("*/*/*/worker")]
+    (output / "seen").write_text(str([pid for pid in started if psutil.pid_exists(pid)
+                                      and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    subprocess.Popen([sys.executable, WORKER, str(output)], start_new_session=True)
+    while not (output / "worker").exists():
+        time.sleep(0.01)
+    if IS_KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+"""
+WORKER = """
+    import os, signal, sys, time
+    from pathlib import Path
+
+    output = Path(sys.argv[1])
+
+    def stop(*_):
+        (output / "status.json").write_text('{"status": "preempted", "step": 7, "signal": 15}')
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if IS_STUBBORN else stop)
+    (output / "worker.new").write_text(str(os.getpid()))
+    (output / "worker.new").rename(output / "worker")
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def fake_launcher(tmp_path, monkeypatch):
+    """Have trainings started by a launcher that imports next to nothing."""
+
+    def launch(*, is_killed=True, is_stubborn=False):
+        launcher, worker = tmp_path / "launcher.py", tmp_path / "worker.py"
+        launcher.write_text(f"WORKER, IS_KILLED = {str(worker)!r}, {is_killed}\n{textwrap.dedent(LAUNCHER)}")
+        worker.write_text(f"IS_STUBBORN = {is_stubborn}\n{textwrap.dedent(WORKER)}")
+        words = [sys.executable, str(launcher), "--config"]
+        monkeypatch.setattr(training_process, "training_command", lambda *given: [*words, str(given[-1])])
+
+    return launch
+
+
+def living_workers(sweep):
+    pids = [int((run.folder / "worker").read_text()) for run in plan_runs(sweep) if (run.folder / "worker").exists()]
+    assert pids
+    return [p for p in pids if psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize(
+    ("is_stubborn", "seconds", "end"),
+    [(False, 30.0, "stopped by somebody else, after update 7"), (True, 0.2, "failed, it was killed by SIGKILL")],
+)
+def test_what_a_killed_launcher_leaves_is_ended_before_the_next_run(
+    make_sweep, run, fake_launcher, monkeypatch, is_stubborn, seconds, end
+):
+    fake_launcher(is_stubborn=is_stubborn)
+    monkeypatch.setattr(runner_module, "SECONDS_TO_STOP", seconds)
+    sweep = make_sweep({"s": {}}, processes=2)
+    status, text = run(sweep)
+    assert status == 1
+    assert all(f"{r.name}: {end}" in text for r in plan_runs(sweep))
+    assert [(r.folder / "seen").read_text() for r in plan_runs(sweep)] == ["[]", "[]"]
+    assert living_workers(sweep) == []
+
+
+def test_a_launcher_that_has_to_be_killed_leaves_no_worker(make_sweep, run, fake_launcher, monkeypatch):
+    fake_launcher(is_killed=False, is_stubborn=True)
+    monkeypatch.setattr(runner_module, "SECONDS_TO_STOP", 0.3)
+    sweep = make_sweep({"s": {}}, seeds=(0,), processes=2)
+    (here,) = plan_runs(sweep)
+
+    class Interrupted(runner_module.Runner):
+        def _refresh(self):
+            if (here.folder / "worker").exists():
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablation, "Runner", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(sweep)
+    assert living_workers(sweep) == []
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from collections.abc import Collection, Sequence
@@ -30,7 +31,7 @@ from .sweep import (
     suite_matches,
 )
 from .time_sensitivity import probe_runs
-from .unfinished import refuse_busy
+from .unfinished import holds_strangers, refuse_busy
 
 TRAINER: tuple[str, ...] = (sys.executable, "-m", "timesformer_plus.engine.train")
 
@@ -64,7 +65,7 @@ def run_ablation(
     *,
     trainer: Sequence[str] = TRAINER,
     measure: Measure = measure_saved_models,
-    probe: Probe = probe_runs,
+    probe: Probe | None = None,
     command: str = "",
     console: Console | None = None,
 ) -> int:
@@ -76,7 +77,8 @@ def run_ablation(
             ``result.json`` last of all, and the model to ``best/``; told to stop by SIGTERM it may leave checkpoints
             as ``engine.training_state`` writes them, from which the same command has to go on.
         measure: Takes variant -> folder of a saved model and the number of threads; gives their costs.
-        probe: Takes folders of finished runs and the number of threads; keeps their scores on altered clips there.
+        probe: Takes folders of finished runs and the number of threads; keeps their scores on altered clips there. None
+            for ``time_sensitivity.probe_runs``, so many at a time as there are trainings.
         command: The command that repeats this sweep, for the report.
         console: Where to print; None for standard output.
 
@@ -103,12 +105,15 @@ def run_ablation(
         complete = True
         if not sweep.report_only:
             if tuple(trainer) == TRAINER:
-                _check_options(runs)
+                _check_options(sweep, runs)
             todo = _runs_to_do(runs, sweep, console)
             store_matches(sweep)  # once nothing refuses to start: finished runs may hang on what is kept there
 
             def report_so_far() -> None:
-                _report(sweep, runs, command, console)
+                try:
+                    _report(sweep, runs, command, console)
+                except Exception as error:  # of whatever kind: the trainings under way do not hang on it
+                    _say(console, f"there is no report of what is finished so far: {describe(error)}")
 
             try:
                 if sweep.cluster == "none":
@@ -120,6 +125,7 @@ def run_ablation(
                     run_on_cluster(sweep, todo, trainer, console, report=report_so_far)
                 complete = measure_costs(sweep, runs, measure, console)
                 if sweep.time_sensitivity:
+                    probe = probe or functools.partial(probe_runs, jobs=sweep.jobs)
                     complete = probe_finished(sweep, runs, probe, console) and complete
             except KeyboardInterrupt:
                 with signals_ignored():  # a second Ctrl-C must not leave half a page
@@ -140,7 +146,7 @@ def _report(sweep: Sweep, runs: Sequence[Run], command: str, console: Console) -
         return report, False
 
 
-def _check_options(runs: Sequence[Run]) -> None:
+def _check_options(sweep: Sweep, runs: Sequence[Run]) -> None:
     """Read every run's options as the trainer will, and build every variant's model without weights.
 
     A typo must not cost a night. On the meta device a model takes no memory and no time.
@@ -149,6 +155,8 @@ def _check_options(runs: Sequence[Run]) -> None:
     for run in runs:
         try:
             config = parse_options({**run.options, "output": str(run.folder)})
+            if sweep.suites[run.suite].split == "test" and config.data.test is None:
+                raise ValueError("the suite compares scores on test, and data.test is null; give it, or split: val")
             if (run.suite, run.variant) not in built:
                 build_on_meta(config.model, config.data)
         except ValueError as error:
@@ -176,7 +184,7 @@ def _runs_to_do(runs: Sequence[Run], sweep: Sweep, console: Console) -> list[Run
         unusable = why_unusable(run.options)
         if unusable:
             raise ValueError(f"{run.name} cannot be trained: {unusable}")
-        if run.folder.exists() and any(run.folder.iterdir()) and not run.config.is_file():
+        if holds_strangers(run):
             raise ValueError(f"{run.folder} holds files but no run.yaml: no run wrote it; give another --output")
         if run.name not in under_way:
             refuse_busy(run)

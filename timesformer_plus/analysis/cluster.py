@@ -6,8 +6,10 @@ its jobs again and waits for them instead of submitting them twice. submitit's o
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,15 +19,17 @@ import psutil  # type: ignore[import-untyped]
 import submitit
 from rich.console import Console
 
-from .processes import signal_group
+from .processes import FolderBusyError, signals_deferred, signals_ignored
 from .runner import LOG_LINES_SHOWN, log_tail
 from .sweep import Run, Sweep, outcome_file, read_json, read_outcome, write_json
 from .training_process import Training, begin_training
-from .unfinished import refuse_busy
 
 POLL_SECONDS = 0.5
 # before its time is over, a job is told; its training then ends its update and writes a checkpoint
 SECONDS_TO_STOP = 120
+# the rest is for submitting the job once more
+SECONDS_TO_CHECKPOINT = 100.0
+NOT_STARTED = "not started"
 
 
 class TrainingJob:
@@ -42,23 +46,66 @@ class TrainingJob:
         self.training: Training | None = None
 
     def __call__(self) -> str:
-        """Train; "finished", "failed" or "stopped", as it is kept in the run's folder too."""
+        """Train.
+
+        Returns:
+            "finished", "failed" or "stopped", as it is kept in the run's folder too; or "not started" and why, which is
+            not kept there: the folder may be somebody else's.
+        """
         if self.run.state() == "finished":
             return "finished"
-        refuse_busy(self.run)
-        self.training = begin_training(self.sweep, self.run, self.trainer)
-        self.training.process.wait()
-        status, reason = self.training.outcome()
-        self.training.write_outcome(status, reason)
-        return status
+        try:
+            try:
+                with signals_deferred():
+                    training = self.training = begin_training(self.sweep, self.run, self.trainer)
+            except (FolderBusyError, OSError, ValueError) as error:
+                return f"{NOT_STARTED}, {error}"
+            training.wait()
+            training.end_leftovers(SECONDS_TO_CHECKPOINT)
+            status, reason = training.outcome()
+            training.write_outcome(status, reason)
+            return status
+        except BaseException:  # Ctrl-C in a debug job, the end of a job that is cancelled, what follows a checkpoint
+            self._stop()
+            raise
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Called by submitit when the job's time is over: a checkpoint, and the same job once more."""
-        if self.training is not None:
-            signal_group(self.training.process, signal.SIGTERM)
-            self.training.process.wait()
-            self.training.write_outcome(*self.training.outcome(told_to_stop=True))
+        self._stop()
         return submitit.helpers.DelayedSubmission(TrainingJob(self.sweep, self.run, self.trainer))
+
+    def _stop(self) -> None:
+        with signals_ignored():
+            training, self.training = self.training, None
+            if training is not None:
+                training.stop(SECONDS_TO_CHECKPOINT)
+                training.write_outcome(*training.outcome(told_to_stop=True))
+
+
+class DetachedExecutor(submitit.LocalExecutor):
+    """submitit's executor for this machine, but out of the terminal's reach: Ctrl-C leaves its jobs alone."""
+
+    def _submit_command(self, command: str) -> submitit.LocalJob[Any]:
+        # submitit has no option for a session of its own; these are the words and variables of its ``start_controller``
+        asked = self.parameters
+        variables = {
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_LOCAL_COMMAND": command,
+            "SUBMITIT_LOCAL_TIMEOUT_S": str(int(60 * asked["timeout_min"])),
+            "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(int(asked["signal_delay_s"])),
+            "SUBMITIT_LOCAL_NTASKS": "1",
+            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_LOCAL_NODEID": "0",
+            "SUBMITIT_LOCAL_WITH_SHELL": "",
+            "SUBMITIT_STDERR_TO_STDOUT": "",
+            "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in range(asked["gpus_per_node"])),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "submitit.local._local", str(self.folder)],
+            env={**os.environ, **variables},
+            start_new_session=True,
+        )
+        return submitit.LocalJob(folder=self.folder, job_id=str(process.pid), process=process, tasks=[0])
 
 
 def make_executor(sweep: Sweep) -> submitit.Executor:
@@ -71,7 +118,7 @@ def make_executor(sweep: Sweep) -> submitit.Executor:
     if sweep.cluster == "debug":
         return submitit.DebugExecutor(folder)
     if sweep.cluster == "local":
-        local = submitit.LocalExecutor(folder)
+        local = DetachedExecutor(folder)
         local.update_parameters(timeout_min=slurm.minutes, gpus_per_node=slurm.gpus, signal_delay_s=SECONDS_TO_STOP)
         return local
     try:
@@ -176,8 +223,10 @@ def _is_controller(pid: int) -> bool:
 
 
 def _finish(run: Run, job: submitit.Job[str], sweep: Sweep, console: Console) -> None:
-    outcome = read_outcome(run.folder)
-    if run.state() == "finished":
+    outcome, said = read_outcome(run.folder), _last_word(job)
+    if said.startswith(NOT_STARTED):
+        _say(console, f"{run.name}: {said}")
+    elif run.state() == "finished":
         _say(console, f"{run.name}: finished in {outcome.get('seconds', 0):.0f} s, job {job.job_id}")
     elif outcome.get("status") in ("failed", "stopped"):
         _say(console, f"{run.name}: {outcome['status']}, {outcome.get('reason', '')}; last lines of {run.log}:")
@@ -188,6 +237,15 @@ def _finish(run: Run, job: submitit.Job[str], sweep: Sweep, console: Console) ->
         reason = f"its job {job.job_id} of {sweep.cluster} ended without a word ({job.state}); see {job.paths.stderr}"
         write_json(outcome_file(run.folder), {"status": "stopped", "reason": reason})
         _say(console, f"{run.name}: {reason}")
+
+
+def _last_word(job: submitit.Job[str]) -> str:
+    """What a job that has ended has returned; empty where it was killed, or raised something."""
+    if not isinstance(job, submitit.DebugJob) and not job.paths.result_pickle.exists():
+        return ""  # result() would wait for it
+    with contextlib.suppress(Exception):
+        return job.result()
+    return ""
 
 
 def _folder(sweep: Sweep) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,6 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+MARK = "TIMESFORMER_PLUS_TRAINING"  # the variable of the environment that says whose child a process is
 
 
 class FolderBusyError(RuntimeError):
@@ -26,13 +31,24 @@ def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> No
         return  # gone in the meantime
 
 
-def group_is_alive(process: subprocess.Popen[bytes]) -> bool:
-    """Whether anything lives that a child which leads its own session has started, the child included."""
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """Living processes that were started with a value of ``MARK`` in their environment, or by one that was.
+
+    Neither a session of its own nor the death of its parent hides a process from this.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # somebody else's, or gone in the meantime
+            if process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
+
+
+def signal_marked(mark: str, number: signal.Signals) -> None:
+    """Send a signal to all ``marked_processes``."""
+    for process in marked_processes(mark):
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
 
 
 @contextmanager
@@ -92,10 +108,44 @@ def termination_interrupts() -> Iterator[None]:
 
 
 @contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Let requests to stop wait until the block is over: a training is begun and known, or it is not begun.
+
+    Signals that nobody here handles are left as they are.
+    """
+    main_thread = threading.current_thread() is threading.main_thread()
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2] if main_thread else []
+    before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    came: list[int] = []
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])  # one is enough to stop everything
+
+
+@contextmanager
+def inherited_as_blocked(number: signal.Signals) -> Iterator[None]:
+    """Keep a signal for good from the processes that are started in the block, and from this thread until its end.
+
+    A handler would not do: programs that are started have none. Ignoring it would lose one that comes just now.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def signals_ignored() -> Iterator[None]:
     """Ignore requests to stop while stopping."""
     main_thread = threading.current_thread() is threading.main_thread()
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if main_thread else []
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2] if main_thread else []
     before: dict[signal.Signals, Any] = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield

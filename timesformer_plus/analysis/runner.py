@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import statistics
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 from rich.text import Text
 
-from .processes import signal_group, signals_ignored
+from .processes import FolderBusyError, signal_group, signals_deferred, signals_ignored
 from .sweep import Run, Sweep, read_outcome
 from .training_process import Training, begin_training
 
@@ -95,7 +96,7 @@ class Runner:
                     self._refresh()
                     self._report_now_and_then()
                     time.sleep(POLL_SECONDS)
-                    for training in [t for t in self.active if t.process.poll() is not None]:
+                    for training in [t for t in self.active if t.has_ended()]:
                         self._finish(training)
             finally:
                 self._stop_all()
@@ -106,14 +107,21 @@ class Runner:
         return Live(Group(self.overall, self.trainings), console=self.console, refresh_per_second=4, transient=True)
 
     def _start(self, run: Run) -> None:
-        training = begin_training(self.sweep, run, self.trainer, pass_fds=(self.lock,))
+        try:
+            with signals_deferred():
+                training = begin_training(self.sweep, run, self.trainer, pass_fds=(self.lock,))
+                self.active.append(training)
+        except (FolderBusyError, OSError, ValueError) as error:
+            # nothing is written down: the folder may be somebody else's, and the next start tries again
+            self._say(f"[bold red]{escape(run.name)}: not started[/], {escape(str(error))}", markup=True)
+            return
         self.tasks[run.name] = self.trainings.add_task(escape(run.name), total=None, note="starting")
-        self.active.append(training)
         if training.note or not self.console.is_terminal:
             self._say(f"{run.name}: {training.note or 'started'}")
 
     def _finish(self, training: Training) -> None:
         run = training.run
+        training.end_leftovers(SECONDS_TO_STOP)
         self.active.remove(training)
         self.trainings.remove_task(self.tasks.pop(run.name))
         status, reason = training.outcome()
@@ -151,12 +159,13 @@ class Runner:
         if not self.active:
             return
         with signals_ignored():  # a second Ctrl-C must not leave orphans
-            self._say(
+            for training in self.active:
+                if not training.has_ended():
+                    signal_group(training.process, signal.SIGTERM)
+            self._say_if_heard(
                 f"stopping {len(self.active)} trainings under way; each ends its update and writes a checkpoint, for "
                 f"which it has {SECONDS_TO_STOP:.0f} s"
             )
-            for training in self.active:
-                signal_group(training.process, signal.SIGTERM)
             began = said = time.monotonic()
             while under_way := [t for t in self.active if t.is_alive()]:
                 now = time.monotonic()
@@ -165,12 +174,11 @@ class Runner:
                 if now - said >= SECONDS_BETWEEN_WORDS:
                     said = now
                     names = ", ".join(training.run.name for training in under_way)
-                    self._say(f"waiting for {names}; {began + SECONDS_TO_STOP - now:.0f} s left")
+                    self._say_if_heard(f"waiting for {names}; {began + SECONDS_TO_STOP - now:.0f} s left")
                 time.sleep(POLL_SECONDS)
             for training in under_way:
-                signal_group(training.process, signal.SIGKILL)
-                training.process.wait()
-                self._say(f"{training.run.name}: killed, it had not ended after {SECONDS_TO_STOP:.0f} s")
+                training.kill()
+                self._say_if_heard(f"{training.run.name}: killed, it had not ended after {SECONDS_TO_STOP:.0f} s")
             for training in self.active:
                 training.write_outcome(*training.outcome(told_to_stop=True))
             self.active.clear()
@@ -203,6 +211,11 @@ class Runner:
 
     def _say(self, text: str, *, markup: bool = False) -> None:
         self.console.print(text, markup=markup, highlight=False, soft_wrap=True)
+
+    def _say_if_heard(self, text: str) -> None:
+        # Ctrl-C ends what the output is piped to as well, and rich exits when a pipe is broken
+        with contextlib.suppress(OSError, SystemExit):
+            self._say(text)
 
 
 def log_tail(log: Path, lines: int) -> list[str]:

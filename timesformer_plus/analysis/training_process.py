@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -10,9 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .launching import training_command, training_environment
-from .processes import group_is_alive
+from .processes import MARK, inherited_as_blocked, marked_processes, signal_group, signal_marked
 from .sweep import Run, Sweep, outcome_file, read_json, read_outcome, write_json
-from .unfinished import clear, resume_point
+from .unfinished import clear, refuse_busy, resume_point
+
+POLL_SECONDS = 0.1
+SECONDS_TO_DIE = 5.0  # after SIGKILL: what hangs in the kernel is not waited for
 
 
 @dataclass(eq=False)
@@ -25,7 +31,9 @@ class Training:
     before: float = 0.0  # seconds that the earlier parts of the run took
     goes_on: bool = False
     is_launched: bool = False  # by a process that ends with a status of its own, maybe before the training does
+    mark: str = ""  # which all that it starts inherits, see ``processes.MARK``
     started: float = field(default_factory=time.monotonic)
+    code: int | None = None  # exit status as of Popen, once it has ended
 
     @property
     def seconds(self) -> float:
@@ -33,12 +41,69 @@ class Training:
         return self.before + time.monotonic() - self.started
 
     def is_alive(self) -> bool:
-        """Whether the process, or one that it has started, lives."""
-        return self.process.poll() is None or (self.is_launched and group_is_alive(self.process))
+        """Whether the process lives, or one that it has launched."""
+        return not self.has_ended() or (self.is_launched and bool(marked_processes(self.mark)))
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended, whatever it has left behind.
+
+        ``Popen.wait`` holds a lock that a signal handler which waits too, as a job's ``checkpoint`` does, would wait
+        for in vain; so nothing here waits for it.
+        """
+        if self.code is None and hasattr(os, "waitid"):  # macOS has none before Python 3.13
+            with contextlib.suppress(ChildProcessError):  # Popen knows already
+                ended = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+                if ended is None:
+                    return False
+                self.code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        code = self.process.poll()
+        self.code = code if self.code is None else self.code
+        return self.code is not None
+
+    def wait(self, seconds: float = math.inf) -> bool:
+        """Wait for the end of the process, for no longer than that; whether it has ended."""
+        until = time.monotonic() + seconds
+        while not self.has_ended():
+            if time.monotonic() >= until:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def stop(self, seconds: float) -> None:
+        """Tell it to stop, and kill it if it has not ended after that time."""
+        if not self.has_ended():
+            signal_group(self.process, signal.SIGTERM)
+        until = time.monotonic() + seconds
+        if self.wait(seconds):
+            self.end_leftovers(max(until - time.monotonic(), 0))
+        else:
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill it at once, with all that it has launched."""
+        if not self.has_ended():
+            signal_group(self.process, signal.SIGKILL)
+        self.wait()
+        self.end_leftovers(0)
+
+    def end_leftovers(self, seconds: float) -> None:
+        """End what a launcher that has ended left behind, which has this time to write a checkpoint.
+
+        The processes that ``accelerate launch`` starts have sessions of their own: what kills the launcher and its
+        group leaves them at work, in the way of the next run.
+        """
+        patience = {signal.SIGTERM: seconds, signal.SIGKILL: SECONDS_TO_DIE} if self.is_launched else {}
+        for number, longest in patience.items():
+            until = time.monotonic() + longest
+            signal_marked(self.mark, number)
+            while marked_processes(self.mark) and time.monotonic() < until:
+                time.sleep(POLL_SECONDS)
 
     def outcome(self, *, told_to_stop: bool = False) -> tuple[str, str]:
         """How the training, which has ended, did so: finished, failed or stopped, and why."""
-        code = self.process.returncode
+        code = self.code if self.has_ended() else None
+        if code is None:
+            raise RuntimeError(f"{self.run.name} has not ended yet; wait for it before asking how it did")
         if code == 0:
             is_finished = self.run.result() is not None
             return ("finished", "") if is_finished else ("failed", "it ended without writing result.json")
@@ -60,13 +125,16 @@ def begin_training(sweep: Sweep, run: Run, trainer: Sequence[str], *, pass_fds: 
 
     Args:
         sweep: For how trainings are started.
-        run: Not finished, with nobody at work in its folder.
+        run: Not finished.
         trainer: Words of the command that trains.
         pass_fds: File descriptors that the training inherits.
 
     Raises:
         FolderBusyError: A training is at work in the folder.
+        OSError: The folder cannot be written, or the process not be started.
+        ValueError: The trainer is none that can be launched as the sweep says.
     """
+    refuse_busy(run)
     checkpoint, useless = resume_point(run)
     before = 0.0
     if checkpoint is None:
@@ -76,13 +144,16 @@ def begin_training(sweep: Sweep, run: Run, trainer: Sequence[str], *, pass_fds: 
         outcome_file(run.folder).unlink(missing_ok=True)
         (run.folder / "status.json").unlink(missing_ok=True)  # how it goes on is not how it had ended
     run.write_inputs()
-    with run.log.open("wb" if checkpoint is None else "ab") as log:
+    mark = secrets.token_hex(16)
+    # Slurm sends the signal that a job's time is over to all processes of the job; only the job's own knows it, the
+    # training would be killed by it
+    with run.log.open("wb" if checkpoint is None else "ab") as log, inherited_as_blocked(signal.SIGUSR2):
         process = subprocess.Popen(
             training_command(sweep, trainer, run.config),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **training_environment(sweep)},
+            env={**os.environ, **training_environment(sweep), MARK: mark},
             # A session of its own: Ctrl-C reaches the runner alone, which then stops the whole group.
             start_new_session=True,
             pass_fds=pass_fds,
@@ -91,4 +162,5 @@ def begin_training(sweep: Sweep, run: Run, trainer: Sequence[str], *, pass_fds: 
     if useless:
         note = f"started anew, its checkpoints are not used: {useless}"
     launched = sweep.processes is not None
-    return Training(run, process, note, before=before, goes_on=checkpoint is not None, is_launched=launched)
+    goes_on = checkpoint is not None
+    return Training(run, process, note, before=before, goes_on=goes_on, is_launched=launched, mark=mark)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,16 @@ from .processes import FolderBusyError
 from .sweep import Run
 
 LOCK = ".lock"  # of the training, see ``RunFolder.hold``
+# What a sweep leaves in a folder before it has written run.yaml: how a job ended that did not get so far, the lock of
+# ``clear``, and files that were about to take the place of others (see ``atomic_file``) when it was killed.
+_BEFORE_RUN_YAML = re.compile(r"sweep\.json|\.lock|\.(run\.yaml|sweep\.json)\.\d+")
+
+
+def holds_strangers(run: Run) -> bool:
+    """Whether the folder of a run holds files that are no run's: there is no run.yaml, nor what comes before it."""
+    if run.config.is_file() or not run.folder.exists():
+        return False
+    return not all(_BEFORE_RUN_YAML.fullmatch(path.name) for path in run.folder.iterdir())
 
 
 def resume_point(run: Run) -> tuple[Path | None, str]:
