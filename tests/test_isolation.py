@@ -10,8 +10,8 @@ import pytest
 EVALUATE = Path(__file__).parents[1] / "tools" / "evaluate.py"
 
 
-@pytest.mark.parametrize("turn", [1, 2])
-def test_variables_that_a_tool_sets_are_gone_in_the_next_test(turn, monkeypatch, capsys):
+@pytest.mark.parametrize("_turn", [1, 2])
+def test_variables_that_a_tool_sets_are_gone_in_the_next_test(_turn, monkeypatch):
     assert "MKL_CBWR" not in os.environ
     monkeypatch.setattr(sys, "argv", [str(EVALUATE), "--help"])
     with pytest.raises(SystemExit):

@@ -26,10 +26,11 @@ def suite_of(make_sweep):
     """Finish runs with the given scores, ``{variant: [score a seed, None for a run that did not end]}``."""
 
     def make(scores, *, suite=None, parts=None):
-        sweep = make_sweep({name: {"model.pattern": name} for name in scores}, suite=suite, seeds=(0, 1, 2))
+        seeds = tuple(range(max(3, *(len(values) for values in scores.values()))))
+        sweep = make_sweep({name: {"model.pattern": name} for name in scores}, suite=suite, seeds=seeds)
         runs = plan_runs(sweep)
         for run in runs:
-            score = scores[run.variant][run.seed]
+            score = dict(enumerate(scores[run.variant])).get(run.seed)
             if score is not None:
                 own = {f"top1/{part}": value for part, value in (parts or {}).get(run.variant, {}).items()}
                 store(run, **top1(score, **own))
@@ -150,8 +151,10 @@ def test_wrong_metric_is_refused_with_what_there_is(make_sweep):
     sweep = make_sweep({"s": {}}, suite={"metric": "pear"}, seeds=(0,))
     run = plan_runs(sweep)[0]
     store(run, **top1(0.5))
-    with pytest.raises(ValueError, match=r"no test metric 'pear'; .* to one of \['top1', 'loss'\]"):
+    with pytest.raises(ValueError, match=r"no test metric 'pear'; .* to one of \['top1'\]"):
         collect(sweep, [run])
+    with pytest.raises(ValueError, match="metric=loss: of it less is better"):
+        make_sweep({"s": {}}, suite={"metric": "loss"})
 
 
 def test_costs_count_only_for_the_options_they_were_taken_with(make_sweep):
@@ -223,5 +226,19 @@ def test_verdicts_are_corrected_for_the_number_of_variants(suite_of):
 
 
 def test_differences_that_are_all_the_same_are_separated(suite_of):
-    suite = suite_of({"s": [0.5, 0.5, 0.5], "ts": [0.75, 0.75, 0.75], "h": [0.25, 0.25, 0.25], "t": [0.5, 0.5, 0.5]})
+    suite = suite_of({"s": [0.5] * 5, "ts": [0.75] * 5, "h": [0.25] * 5, "t": [0.5] * 5})
     assert suite.findings[1].endswith("(Holm): better ts; worse h; not separated t.")
+
+
+def test_two_seeds_that_agree_separate_nothing(suite_of):
+    suite = suite_of({"s": [0.5, 0.5], "ts": [0.75, 0.75]})
+    assert suite.findings[1].endswith("(Holm): better none; worse none; not separated ts.")
+
+
+def test_a_mean_over_other_seeds_is_not_a_verdict(suite_of):
+    suite = suite_of({"s": [0.6, 0.61, 0.6], "ts": [0.5, 0.52, 0.5, 0.99, 0.99]})
+    assert suite.findings[0].endswith("60.3 % [58.9, 61.8], but over the 3 seeds that both have it is the lower one.")
+    assert "worse ts" in suite.findings[1]
+    [warning] = suite.warnings
+    assert "ts and s (the other way round over the seeds that both have)" in warning
+    assert "In brackets the gap" not in warning

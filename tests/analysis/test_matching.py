@@ -184,7 +184,13 @@ def test_whole_epochs_are_refused_with_the_nearest():
 
 def test_other_videos_are_no_equal_training():
     variants = {"a": options("s"), "b": {**options("ts"), "data": {"root": "elsewhere"}}}
-    with pytest.raises(ValueError, match="train_flops counts epochs over the same videos"):
+    with pytest.raises(
+        ValueError, match=r"train_flops counts epochs over the same clips as .* b has data\.root elsewhere"
+    ):
+        match_budgets(variants, Match("train_flops", to="a"))
+    # of batches of other sizes another rest is left out
+    variants = {"a": options("s"), "b": {**options("ts"), "batch_size": 5}}
+    with pytest.raises(ValueError, match="b has batch_size 5, not"):
         match_budgets(variants, Match("train_flops", to="a"))
 
 

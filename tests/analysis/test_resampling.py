@@ -21,6 +21,8 @@ def test_sign_flips_by_hand():
     assert sign_flip_p([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == pytest.approx(2 / 64)
     assert sign_flip_p([0.0, 0.0]) == 1.0
     assert sign_flip_p([0.5]) is None
+    # shares of videos whose sums are equal, though not in their last bits: counted by whole numbers, 120 of 128
+    assert sign_flip_p([videos / 208 for videos in (1, 6, -9, 0, 2, -5, 7)]) == pytest.approx(120 / 128)
 
 
 def test_sign_flips_stand_beside_t():
@@ -70,6 +72,10 @@ def test_power_against_the_textbook():
     assert power_of(34, std=1.0, gap=0.5) == pytest.approx(0.808, abs=0.001)
     assert power_of(5, std=1.0, gap=0.0) == pytest.approx(0.05, abs=1e-6)
     assert seeds_needed(1.0, 100.0) == 2
+    # two seeds, whose t has tails that scipy has no number for: power of two is .49 for a gap of six deviations
+    assert power_of(2, std=1, gap=6) == pytest.approx(0.494, abs=0.002)
+    assert power_of(2, std=1, gap=8) == pytest.approx(0.625, abs=0.002)
+    assert [seeds_needed(1.0, gap) for gap in (6, 8, 10)] == [3, 3, 3]
     assert seeds_needed(0.0, 0.1) == 2
     assert seeds_needed(0.1, 0.0) is None
     assert seeds_needed(1.0, 0.001) is None
@@ -105,11 +111,29 @@ def test_bootstrap_is_the_same_every_time_is_cut_and_refuses_what_it_cannot_resa
     scores = (np.random.default_rng(0).random((3, 20)) < 0.95).astype(float)
     assert bootstrap_seeds_and_videos(scores) == bootstrap_seeds_and_videos(scores)
     assert bootstrap_seeds_and_videos(scores, bounds=(0, 1)).high == 1.0
-    still = bootstrap_seeds_and_videos(np.ones((3, 20)))
-    assert (still.low, still.high) == (1.0, 1.0)
     for wrong in (np.ones((1, 20)), np.ones((5, 1)), np.ones(5), np.full((3, 3), np.nan)):
         with pytest.raises(ValueError, match="two or more"):
             bootstrap_seeds_and_videos(wrong)
+
+
+def test_bootstrap_of_what_never_varies_says_what_may_be_unseen():
+    # of 208 videos all right: the share of wrong ones is below 1 - .025^(1/208), Clopper and Pearson
+    perfect = bootstrap_seeds_and_videos(np.ones((5, 208)), bounds=(0, 1))
+    assert (perfect.low, perfect.high) == (pytest.approx(0.9824, abs=1e-4), 1.0)
+    equal = bootstrap_seeds_and_videos(np.zeros((5, 208)), bounds=(-1, 1))
+    assert (equal.low, equal.high) == (pytest.approx(-0.0176, abs=1e-4), pytest.approx(0.0176, abs=1e-4))
+    assert bootstrap_seeds_and_videos(np.ones((3, 20))).low == -math.inf
+
+
+@pytest.mark.parametrize(("units", "skill"), [(208, 0.995), (208, 0.99), (60, 0.97)])
+def test_bootstrap_covers_near_the_top_too(units, skill):
+    generator = np.random.default_rng(3)
+    covered = 0
+    for _ in range(150):
+        right = np.repeat(generator.random((1, units)) < skill, 5, axis=0).astype(float)  # hard ones are hard for all
+        interval = bootstrap_seeds_and_videos(right, bounds=(0, 1))
+        covered += interval.low <= skill <= interval.high
+    assert covered / 150 > 0.9
 
 
 @pytest.mark.parametrize(("seed_spread", "video_spread", "students"), [(0.1, 2.0, 0.8), (0.5, 0.5, 0.97)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from timesformer_plus.analysis.statistics import holm, mean_interval, paired_difference
+from timesformer_plus.analysis.statistics import correct, holm, is_separated, mean_interval, paired_difference
 
 
 def test_interval_worked_by_hand():
@@ -95,11 +95,36 @@ def test_one_shared_seed_has_neither_interval_nor_p():
     assert (difference.low, difference.high, difference.p, difference.n) == (None, None, None, 1)
 
 
-def test_equal_differences_have_no_p():
-    # 0.3 - 0.1 and 0.4 - 0.2 differ in the last bit; that is no spread
+def test_equal_differences_spread_as_whole_videos_round():
+    # 0.3 - 0.1 and 0.4 - 0.2 differ in the last bit; that is no spread. Tenths: t = .2 / (.1 / sqrt(12) / sqrt(3)) =
+    # 12, whose p with df 2 is 1 - t / sqrt(t^2 + 2)
     difference = paired_difference({0: 0.3, 1: 0.4, 2: 0.9}, {0: 0.1, 1: 0.2, 2: 0.7})
-    assert difference.p is None
+    assert difference.p == pytest.approx(1 - 12 / math.sqrt(146))
     assert difference.mean == pytest.approx(0.2)
+    assert paired_difference({0: 0.3, 1: 0.4}, {0: 0.3, 1: 0.4}).p == 1.0
+    # one video of 208, lost by two seeds, is luck; by five it is not; and half of all videos never is
+    assert [round(_lost(1, 208, seeds).p, 3) for seeds in (2, 3, 5)] == [0.128, 0.027, 0.001]
+    assert _lost(104, 208, 5).p < 0.002
+    # no shares of a number of videos: nobody knows how they round
+    assert paired_difference({0: math.pi / 4, 1: math.pi / 4}, {0: 0.5, 1: 0.5}).p is None
+
+
+def _lost(videos, of, seeds):
+    return paired_difference(dict.fromkeys(range(seeds), 1.0), dict.fromkeys(range(seeds), 1 - videos / of))
+
+
+@pytest.mark.parametrize(("seeds", "skill"), [(2, 0.99), (3, 0.99), (2, 0.95), (5, 0.995)])
+def test_whole_videos_and_few_seeds_raise_no_more_false_alarms_than_that(seeds, skill):
+    # fourteen variants as good as the reference, all near the top: seeds that agree by luck are not rare there
+    generator = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(300):
+        scores = generator.binomial(208, skill, (15, seeds)) / 208
+        reference, *others = (dict(enumerate(of_seeds)) for of_seeds in scores)
+        apart = {str(i): paired_difference(other, reference) for i, other in enumerate(others)}
+        corrected = correct(apart)
+        alarms += any(is_separated(difference, corrected[name]) for name, difference in apart.items())
+    assert alarms / 300 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
 
 
 def test_paired_difference_needs_a_shared_seed():

@@ -1,6 +1,7 @@
 """What the statistics of a suite become: fields of its rows, sentences, columns, warnings."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from report_fakes import finish, write_predictions
@@ -68,7 +69,10 @@ def test_neighbours_that_are_too_close_are_named_with_the_seeds_they_need(suite_
     # differences 1 -1 1 -1 1 of 60: mean .2, std 1.095, a fifth of it: n = 2 + (1.96 + .84)^2 / (.2 / 1.095)^2 = 238
     assert "h and s (gap 0.3, about 238)" in warning
     assert warning.count("(gap") == 1
-    assert not list(find_warnings(collected.rows[::2]))  # s and ts
+    assert not list(find_warnings(collected.suite, collected.rows[::2]))  # s and ts
+    suite = replace(collected.suite, readable={"ts": ["tiem"]})
+    first, _ = find_warnings(suite, collected.rows)
+    assert first.startswith("`readable` names tiem, which the score top1 does not have")
 
 
 def test_without_predictions_nothing_is_said_of_other_test_sets(suite_of):

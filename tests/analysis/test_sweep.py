@@ -219,7 +219,8 @@ def test_axes_errors_say_what_is_wrong(sweep_file, given, message):
 def test_the_recipes_of_the_repository_are_solved_before_they_are_trained():
     configs = Path(__file__).parents[2] / "configs" / "ablations"
     paper, many = (
-        plan_runs(parse_sweep(["--config", str(configs / name)])) for name in ("paper_table1.yaml", "interleavings.yaml")
+        plan_runs(parse_sweep(["--config", str(configs / name)]))
+        for name in ("paper_table1.yaml", "interleavings.yaml")
     )
     assert len(paper) == 5 * (5 + 5)
     assert len(many) == 5 * (15 + 10)

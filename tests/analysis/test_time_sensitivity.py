@@ -229,6 +229,18 @@ def test_one_run_that_fails_does_not_lose_the_others(runs):
     assert [name for name in ("ts", "cs", "s") if (runs[name] / FILE).exists()] == ["s"]
 
 
+def test_several_at_a_time_score_the_same(runs, probed):
+    folders = [runs["ts"], runs["cs"], runs["s"], runs["s"] / "nowhere"]
+    (runs["cs"] / "best" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ProbeError) as caught:
+        probe_runs(folders, threads=1, jobs=2)
+    assert list(caught.value.failures) == [runs["cs"]]
+    for name in ("ts", "s"):
+        ours, theirs = (json.loads((folder[name] / FILE).read_text())["conditions"] for folder in (runs, probed))
+        assert ours.keys() == theirs.keys()
+        assert all(ours[condition]["per_class"] == theirs[condition]["per_class"] for condition in ours)
+
+
 def test_threads_are_those_asked_for_and_afterwards_those_of_before(runs, monkeypatch):
     before, used = torch.get_num_threads(), []
     monkeypatch.setattr(time_sensitivity, "probe", lambda _: used.append(torch.get_num_threads()) or 1 / 0)

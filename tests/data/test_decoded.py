@@ -219,6 +219,15 @@ def test_a_wrong_total_is_put_right_by_the_next_process(tmp_path):
     assert json.loads(next(folder.glob("*.json")).read_text())["times"] == [0.0, 0.5]
 
 
+def test_room_that_was_made_by_hand_is_noticed(samples, tmp_path):
+    """A total that says "full", in a folder that somebody has emptied: the reader that asks for room counts."""
+    (tmp_path / ".total").write_text("999999999")
+    reader = make(cache_mb=10, cache_dir=tmp_path)
+    clip(reader, samples[2])
+    assert len(list(tmp_path.glob("*.npy"))) == 1
+    assert 0 < int((tmp_path / ".total").read_text()) < 10e6
+
+
 def test_a_folder_that_cannot_be_written_stops_nothing(samples, monkeypatch, tmp_path):
     """A full disk, as the first write meets it: said once, nothing half written left behind, every clip as ever."""
     attempts = []

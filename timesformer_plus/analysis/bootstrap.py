@@ -57,10 +57,15 @@ def bootstrap_seeds_and_videos(
     time (least where nearly all of the spread is the seeds'), where percentiles cover 78 to 98 % and the t-interval
     over seeds alone, which does not know of another test set, 73 to 96 %.
 
+    Where all seeds score the same on all units there is nothing to resample. How many units may be otherwise that none
+    of N has shown is then a binomial question: fewer than 1 - (alpha / 2)^(1/N) of them (Clopper and Pearson 1934), and
+    those might be at either bound.
+
     Args:
         scores: (n seeds, N units), what each seed scores on each video (or group of videos that count together).
         confidence: Nominal coverage, between 0 and 1.
-        bounds: What the mean can be at all; the interval is cut to it.
+        bounds: What a score can be at all; the interval is cut to it. Without it scores that are all the same have an
+            endless interval.
 
     Raises:
         ValueError: Fewer than two seeds or units, a score that is not finite, or ``confidence`` not between 0 and 1.
@@ -74,15 +79,15 @@ def bootstrap_seeds_and_videos(
     mean = float(scores.mean())
     seed_part = float(scores.mean(axis=1).var(ddof=1)) / n
     video_part = float(scores.mean(axis=0).var(ddof=1)) / units
+    least, most = bounds or (-math.inf, math.inf)
     if seed_part + video_part == 0:
-        return TestSetInterval(mean, mean, mean, n, units, confidence)
+        unseen = 1 - ((1 - confidence) / 2) ** (1 / units)
+        low, high = (mean if bound == mean else mean + unseen * (bound - mean) for bound in (least, most))
+        return TestSetInterval(mean, low, high, n, units, confidence)
     variance = float(resampled_means(scores).var(ddof=1)) + seed_part / n
     degrees = (seed_part + video_part) ** 2 / (seed_part**2 / (n - 1) + video_part**2 / (units - 1))
     half = float(stats.t.ppf(0.5 + confidence / 2, degrees)) * math.sqrt(variance)
-    low, high = mean - half, mean + half
-    if bounds is not None:
-        low, high = max(low, bounds[0]), min(high, bounds[1])
-    return TestSetInterval(mean, low, high, n, units, confidence)
+    return TestSetInterval(mean, max(mean - half, least), min(mean + half, most), n, units, confidence)
 
 
 def resampled_means(scores: Matrix, *, resamples: int = RESAMPLES) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .bootstrap import TestSetInterval, bootstrap_seeds_and_videos
+from .measuring import cost_file, is_cost_of
 from .permutation import Improvement, probability_of_improvement
 from .sentences import find_sentences, find_warnings, left_out
 from .statistics import MeanInterval, PairedDifference, correct, mean_interval, paired_difference
-from .sweep import Run, Suite, Sweep, matches_file, read_json, read_outcome
+from .sweep import LESS_IS_BETTER, Run, State, Suite, Sweep, matches_file, read_json, read_outcome
 from .video_scores import VideoScores, difference_of, read_video_scores, stack_seeds
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
@@ -150,7 +150,8 @@ class Report:
     def commands(self) -> list[str]:
         """Lines of shell: what repeats the sweep, and what repeats a single run of it."""
         one = self.output / "SUITE" / "VARIANT" / "seed=N" / "run.yaml"
-        single = f"python -m timesformer_plus.engine.train --config {shlex.quote(str(one))} --output ELSEWHERE"
+        # in quotes, which names of variants need that would mean something to a shell: pattern=s | j
+        single = f"python -m timesformer_plus.engine.train --config '{one}' --output ELSEWHERE"
         return [*([self.command] if self.command else []), "# a single run, by its folder's name", single]
 
     @property
@@ -161,6 +162,7 @@ class Report:
 
 def collect(sweep: Sweep, runs: Sequence[Run], *, command: str = "") -> Report:
     """Gather results and costs; runs that are missing, failed or stale are listed and left out of every figure."""
+    states = {run.name: run.state() for run in runs}
     return Report(
         title=sweep.title,
         output=sweep.output,
@@ -169,20 +171,21 @@ def collect(sweep: Sweep, runs: Sequence[Run], *, command: str = "") -> Report:
         jobs=sweep.jobs,
         threads=sweep.threads,
         suites=tuple(
-            _suite_report(sweep, name, suite, [run for run in runs if run.suite == name])
+            _suite_report(sweep, name, suite, [run for run in runs if run.suite == name], states)
             for name, suite in sweep.suites.items()
         ),
-        environment=_environment(runs),
+        environment=_environment([run for run in runs if states[run.name] == "finished"]),
     )
 
 
-def _suite_report(sweep: Sweep, name: str, suite: Suite, runs: Sequence[Run]) -> SuiteReport:
-    states = {run.name: run.state() for run in runs}
+def _suite_report(
+    sweep: Sweep, name: str, suite: Suite, runs: Sequence[Run], states: Mapping[str, State]
+) -> SuiteReport:
     results = {(run.variant, run.seed): run.result() or {} for run in runs if states[run.name] == "finished"}
     matches = (read_json(matches_file(sweep)) or {}).get(name) or {}
     videos, doubts = _video_scores(suite, runs, results)
     rows = _correct(
-        _row(suite, variant, runs, results, read_json(sweep.output / name / variant / "cost.json"), videos, matches)
+        _row(suite, variant, runs, results, read_json(cost_file(sweep, name, variant)), videos, matches)
         for variant in suite.variants
     )
     missing = tuple(
@@ -190,7 +193,7 @@ def _suite_report(sweep: Sweep, name: str, suite: Suite, runs: Sequence[Run]) ->
         for run in runs
         if states[run.name] != "finished"
     )
-    speeds = (read_json(sweep.output / name / row.variant / "cost.json") for row in rows)
+    speeds = (read_json(cost_file(sweep, name, row.variant)) for row in rows if row.gflops is not None)
     measured = next((figures["speed"] for figures in speeds if figures is not None), None)
     speed = ""
     if measured is not None:
@@ -199,7 +202,7 @@ def _suite_report(sweep: Sweep, name: str, suite: Suite, runs: Sequence[Run]) ->
             f"median of {measured['repeats']}"
         )
     findings = (*find_sentences(suite, rows), *left_out(results.values()))
-    return SuiteReport(name, suite, rows, missing, findings, speed, (*find_warnings(rows), *_first(doubts)))
+    return SuiteReport(name, suite, rows, missing, findings, speed, (*find_warnings(suite, rows), *_first(doubts)))
 
 
 def _first(doubts: Sequence[str]) -> tuple[str, ...]:
@@ -251,12 +254,11 @@ def _row(
     matches: Mapping[str, Any],
 ) -> Row:
     options = next(run.options for run in runs if run.variant == variant)
-    unseeded = {key: value for key, value in options.items() if key != "seed"}
-    if figures is not None and figures.get("options") != unseeded:
-        figures = None  # taken with other options
     model = options.get("model")
     scores = _scores(suite, variant, results)
     own = [result for (name, _), result in results.items() if name == variant]
+    if not is_cost_of(figures, options, own[0] if own else {}):
+        figures = None
     reference = _scores(suite, suite.reference, results)
     paired = variant != suite.reference and bool(scores.keys() & reference.keys())
     seconds = {
@@ -311,9 +313,10 @@ def _scores(suite: Suite, variant: str, results: Results) -> dict[int, float]:
         if name == variant:
             metrics = result.get(suite.split) or {}
             if suite.metric not in metrics:
+                known = [key for key, value in metrics.items() if isinstance(value, float)]
                 raise ValueError(
                     f"the results have no {suite.split} metric {suite.metric!r}; set the suite's `metric` to one of "
-                    f"{[key for key, value in metrics.items() if isinstance(value, float)]} or change its `split`"
+                    f"{[key for key in known if key not in LESS_IS_BETTER]} or change its `split`"
                 )
             scores[seed] = float(metrics[suite.metric])
     return dict(sorted(scores.items()))
@@ -348,7 +351,7 @@ def _environment(runs: Sequence[Run]) -> dict[str, str]:
     seen: dict[str, dict[str, None]] = {}
     for run in runs:
         environment = read_json(run.folder / "environment.json")
-        if environment is None or run.result() is None:
+        if environment is None:
             continue
         git = environment.get("git") or {}
         commit = git.get("commit", "unknown") + (" with uncommitted changes" if git.get("modified") else "")

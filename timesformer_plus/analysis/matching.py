@@ -22,6 +22,9 @@ from .options import Options, merge
 from .quantities import Countable, config_of, count_quantity, network_of, network_on_cpu, replaced
 from .split_sizes import split_sizes
 
+DECIDE_VIDEOS = ("root", "train", "format", "videos", "target", "scan", "exclude", "max_missing")
+DECIDE_CLIPS = ("batch_size", "drop_last")
+
 
 @dataclass(frozen=True)
 class Match:
@@ -261,14 +264,27 @@ def _check_videos(variants: Mapping[str, Options], match: Match) -> None:
     """Refuse to compare the arithmetic of trainings on different videos: clips are counted as epochs."""
     if match.quantity != "train_flops":
         return
-    keys = ("root", "train", "exclude")
-    said = {name: [str((options.get("data") or {}).get(key)) for key in keys] for name, options in variants.items()}
-    for name, videos in said.items():
-        if videos != said[match.to]:
+    said = {name: _what_decides_clips(options) for name, options in variants.items()}
+    for name, own in said.items():
+        other = [
+            f"{key} {value}, not {said[match.to][key]}" for key, value in own.items() if value != said[match.to][key]
+        ]
+        if other:
             raise ValueError(
-                f"match: train_flops counts epochs over the same videos, but data.root, train and exclude of {name} "
-                f"are {videos} and those of {match.to} {said[match.to]}"
+                f"match: train_flops counts epochs over the same clips as those of {match.to}, but {name} has "
+                f"{'; '.join(other)}"
             )
+
+
+def _what_decides_clips(options: Options) -> dict[str, Any]:
+    """Options that say which clips an epoch trains on, as the trainer reads them."""
+    config = config_of(json.dumps(options))
+    data = {key: str(getattr(config.data, key)) for key in DECIDE_VIDEOS}
+    # the ragged end of an epoch is left out, or not
+    return {
+        **{f"data.{key}": value for key, value in data.items()},
+        **{key: getattr(config, key) for key in DECIDE_CLIPS},
+    }
 
 
 def _digest(options: str, to: str, match: Match, threads: int) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 
 from .cost import Cost, CostError, Speed
-from .sweep import Run, Sweep, read_json, resolve_variants, write_json
+from .sweep import Run, Sweep, is_same_training, read_json, resolve_variants, write_json
 from .time_sensitivity import ProbeError, read_sensitivity
 
 Measure = Callable[[Mapping[str, Path], int], Mapping[str, tuple[Cost, Speed]]]
@@ -27,8 +27,9 @@ def measure_costs(sweep: Sweep, runs: Sequence[Run], measure: Measure, console: 
     """Measure the models of each suite and keep the figures in ``VARIANT/cost.json``.
 
     A suite is measured as a whole, in alternating order, whenever one of its variants has no figures yet: speeds are
-    only comparable when taken side by side. Variants without a finished run are left out. A model that cannot be
-    measured is named, and the others are measured without it.
+    only comparable when taken side by side. Figures of other options, or of a model of another size (of more classes,
+    say), are none. Variants without a finished run are left out. A model that cannot be measured is named, and the
+    others are measured without it.
 
     Args:
         sweep: The sweep.
@@ -42,13 +43,16 @@ def measure_costs(sweep: Sweep, runs: Sequence[Run], measure: Measure, console: 
     complete = True
     for name in sweep.suites:
         options = resolve_variants(sweep, name)
-        models = {
-            run.variant: run.folder / "best"
+        finished = {
+            run.variant: run
             for run in reversed(runs)
             if run.suite == name and run.state() == "finished" and (run.folder / "best").is_dir()
         }
-        stored = {variant: read_json(cost_file(sweep, name, variant)) for variant in models}
-        if all(cost is not None and cost.get("options") == options[variant] for variant, cost in stored.items()):
+        models = {variant: run.folder / "best" for variant, run in finished.items()}
+        if all(
+            is_cost_of(read_json(cost_file(sweep, name, variant)), options[variant], run.result() or {})
+            for variant, run in finished.items()
+        ):
             continue
         _say(console, f"measuring the cost of {len(models)} models of {name}")
         measured, failures = _measure_what_can_be(models, sweep.threads, measure)
@@ -63,6 +67,19 @@ def measure_costs(sweep: Sweep, runs: Sequence[Run], measure: Measure, console: 
     return complete
 
 
+def is_cost_of(figures: Mapping[str, Any] | None, options: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
+    """Whether figures that were kept are of the model that a run has trained.
+
+    Args:
+        figures: What ``cost_file`` holds; None for nothing.
+        options: Of the run.
+        result: Of the run; it may lack ``params``.
+    """
+    if figures is None or not is_same_training(figures.get("options") or {}, options):
+        return False
+    return result.get("params") in (None, figures["cost"]["params"])
+
+
 def cost_file(sweep: Sweep, suite: str, variant: str) -> Path:
     """Where the costs of a variant are kept."""
     return sweep.output / suite / variant / "cost.json"
@@ -70,6 +87,8 @@ def cost_file(sweep: Sweep, suite: str, variant: str) -> Path:
 
 def probe_finished(sweep: Sweep, runs: Sequence[Run], probe: Probe, console: Console) -> bool:
     """Score every finished run on altered clips, unless it has been; what fails is said and stops nothing.
+
+    Runs that have a test split, of a suite that compares scores on val, are left out.
 
     Relative folders of data are those that the trainings had: this works in the sweep's own working directory.
 
@@ -82,7 +101,14 @@ def probe_finished(sweep: Sweep, runs: Sequence[Run], probe: Probe, console: Con
     Returns:
         Whether all of them have scores.
     """
-    finished = [run for run in runs if run.state() == "finished" and (run.folder / "best").is_dir()]
+    # what has a test split is scored on that, which says nothing about a comparison on val
+    finished = [
+        run
+        for run in runs
+        if run.state() == "finished"
+        and (run.folder / "best").is_dir()
+        and (sweep.suites[run.suite].split == "test" or not (run.result() or {}).get("test"))
+    ]
     todo = {run.folder: run for run in finished if read_sensitivity(run.folder) is None}
     if not todo:
         return True

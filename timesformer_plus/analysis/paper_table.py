@@ -49,7 +49,7 @@ class Pair(NamedTuple):
         first: Pattern.
         second: Pattern.
         ours: Difference of our scores, second minus first, over the shared seeds, as a fraction.
-        p: Two-sided p, corrected for all pairs (Holm); None where it is undefined: one seed, or all seeds differ alike.
+        p: Two-sided p, corrected for all pairs (Holm); None where it is undefined, as for one seed.
         kinetics: The paper's difference on Kinetics-400, percentage points.
         something: The same on Something-Something v2.
     """

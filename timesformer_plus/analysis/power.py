@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from scipy import stats
 
 MOST_SEEDS = 1000
@@ -25,7 +26,12 @@ def power_of(seeds: int, *, std: float, gap: float, level: float = 0.05) -> floa
     if shift > 35:  # beyond what the noncentral t is computed for; certain at every level that anybody uses
         return 1.0
     critical = stats.t.ppf(1 - level / 2, seeds - 1)
-    return float(stats.nct.sf(critical, seeds - 1, shift) + stats.nct.cdf(-critical, seeds - 1, shift))
+    found = float(stats.nct.sf(critical, seeds - 1, shift) + stats.nct.cdf(-critical, seeds - 1, shift))
+    if math.isfinite(found):
+        return found
+    # scipy has no number for two seeds that lie far from zero: the same integral, over the spread that they show
+    spread = np.sqrt(stats.chi2.ppf((np.arange(20_000) + 0.5) / 20_000, seeds - 1) / (seeds - 1))
+    return float(np.mean(stats.norm.sf(critical * spread - shift) + stats.norm.cdf(-critical * spread - shift)))
 
 
 def seeds_needed(std: float, gap: float, *, power: float = POWER, level: float = 0.05) -> int | None:

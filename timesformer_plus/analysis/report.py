@@ -14,13 +14,13 @@ from ..engine.atomic_file import new_file
 from .bootstrap import TestSetInterval
 from .findings import Report, Row, SuiteReport, collect
 from .markdown import escape, table
-from .permutation import Improvement
 from .sentences import format_percent
 from .statistics import MeanInterval, PairedDifference
 from .sweep import Run, Sweep, write_json
 from .tables import to_csv, to_json
 
 PATTERN = "pattern"
+SEEDS_TO_RESAMPLE = 4  # on a side
 
 
 def write_report(sweep: Sweep, runs: Sequence[Run], *, command: str = "") -> Report:
@@ -99,14 +99,21 @@ def format_elsewhere(interval: TestSetInterval | None, *, signed: bool = False) 
     return f"[{100 * interval.low:{'+' if signed else ''}.1f}, {100 * interval.high:{'+' if signed else ''}.1f}]"
 
 
-def format_improvement(improvement: Improvement | None) -> str:
-    """``"96 % [84, 100]"``; empty for the reference."""
-    if improvement is None:
+def format_improvement(suite: SuiteReport, row: Row) -> str:
+    """``"96 % [84, 100]"``; empty for the reference, and with one pair of seeds, whose share says next to nothing.
+
+    A percentile bootstrap over two or three seeds is far too narrow, and over any number it has no width where the
+    seeds of the two do not overlap: there is no interval then.
+    """
+    improvement = row.improvement
+    reference = next((len(each.scores) for each in suite.rows if each.variant == suite.suite.reference), 0)
+    if improvement is None or len(row.scores) * reference < 2:
         return ""
     probability = f"{100 * improvement.probability:.0f} %"
-    if improvement.low is None or improvement.high is None:
+    low, high = improvement.low, improvement.high
+    if low is None or high is None or low == high or min(len(row.scores), reference) < SEEDS_TO_RESAMPLE:
         return probability
-    return f"{probability} [{100 * improvement.low:.0f}, {100 * improvement.high:.0f}]"
+    return f"{probability} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def format_p(p: float | None) -> str:
@@ -146,16 +153,18 @@ def notes(report: Report) -> list[str]:
         "Intervals are 95 % Student-t intervals over seeds, cut to 0 to 100 %; they speak about another seed, not "
         "about another test set. One seed has no interval; no width means that all seeds agree to the last clip.",
         "Differences are in percentage points, paired by seed, their intervals cut to -100 to 100; they speak about "
-        "other seeds on this test set. p is the two-sided paired t-test of that row alone, and empty where it is "
-        "undefined (one seed, or all differences equal); p (Holm) is corrected for all variants of the table, and "
-        "alone decides what is called better, worse or not separated.",
+        "other seeds on this test set. p is the two-sided paired t-test of that row alone, and empty for one seed; "
+        "where all seeds differ by the same number, their spread is taken to be that of rounding to whole videos. "
+        "p (Holm) is corrected for all variants of the table, and alone decides what is called better, worse or not "
+        "separated.",
         "p (sign flips) is exact and supposes no normal scores: how often differences as large come about when each "
         "seed's sign is left to chance, for that row alone. With n seeds it is never below 2 / 2ⁿ, which is .0625 for "
         "five, so that it cannot separate anything with fewer than six.",
         "Another test set: seeds and test videos (for the metric pair, whole pairs) are both drawn again, 2000 times, "
         "the same videos for all seeds and variants. This interval speaks about other seeds on other videos of the "
-        "same kind; asked for 95 %, it covers 92 to 99 % in simulations. It is not corrected for the number of "
-        "variants, and is there only where predictions are kept and the metric is a mean over videos or pairs.",
+        "same kind; asked for 95 %, it covers 92 to 99 % in simulations. Where all seeds score alike on all videos, it "
+        "says how many videos may be otherwise that none has shown. It is not corrected for the number of variants, "
+        "and is there only where predictions are kept and the metric is a mean over videos or pairs.",
         "P(better) is the share of pairs of seeds, one of the variant and one of the reference, that the variant wins, "
         "ties one half; with a 95 % percentile bootstrap over seeds, rough for a handful of them (91 % of the time "
         "right for five). It speaks about single trainings, not about means.",
@@ -227,7 +236,7 @@ def _further_statistics(suite: SuiteReport, row: Row) -> dict[str, str]:
     columns = {
         "p (Holm)": [format_p(each.holm_p) for each in suite.rows],
         "p (sign flips)": [format_p(each.difference.permutation_p if each.difference else None) for each in suite.rows],
-        "P(better)": [format_improvement(each.improvement) for each in suite.rows],
+        "P(better)": [format_improvement(suite, each) for each in suite.rows],
         "another test set": [format_elsewhere(each.elsewhere) for each in suite.rows],
         "difference there": [format_elsewhere(each.difference_elsewhere, signed=True) for each in suite.rows],
         "budget": [each.matched for each in suite.rows],

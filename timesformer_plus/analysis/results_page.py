@@ -28,8 +28,9 @@ RULES = (
     "A score is the mean over seeds with its 95 % interval (Student's t). It speaks about another seed on the same "
     "test videos, not about other videos.",
     "A difference is paired by seed. It is called better, worse, higher or lower where p of the paired t-test is below "
-    "0.05 after Holm's correction for all comparisons of that table (with altered clips: of that column), and where it "
-    "is the same number in every seed; everything else is called not separated, which does not mean equal.",
+    "0.05 after Holm's correction for all comparisons of that table (with altered clips: of that column); everything "
+    "else is called not separated, which does not mean equal. Where the difference is the same number in every seed, "
+    "its spread is taken to be that of rounding to whole videos.",
     "GFLOPs are 10⁹ multiply-adds on one clip view, all attention counted.",
 )
 
@@ -127,8 +128,8 @@ def _sensitivity(suite: SuiteResults) -> Iterator[str]:
             scores = list(row.altered[condition].values())
             mean = f"{100 * sum(scores) / len(scores):.1f} %"
             cells.append(mean if condition == "as_is" else f"{mean} ({format_difference(row.change(condition))})")
-        rows.append(cells)
-    yield from table(["variant", *(CONDITION_NAMES[condition] for condition in CONDITIONS)], rows)
+        rows.append([*cells, str(len(row.altered["as_is"]))])
+    yield from table(["variant", *(CONDITION_NAMES[condition] for condition in CONDITIONS), "seeds"], rows)
     yield ""
     yield from (f"- {escape(sentence)}" for sentence in sensitivity_sentences(known))
     yield ""
@@ -142,7 +143,7 @@ def sensitivity_sentences(rows: Sequence[Scored]) -> Iterator[str]:
         p = correct(changes)
         sorts: dict[str, list[str]] = {"lower": [], "higher": [], "the same": [], "not separated": []}
         for name, change in changes.items():
-            exact = change.mean == 0 and change.p is None and change.n > 1
+            exact = change.mean == 0 and not change.std and change.n > 1
             sort = "lower" if change.mean < 0 else "higher"
             sorts["the same" if exact else sort if is_separated(change, p[name]) else "not separated"].append(name)
         said = {
@@ -156,14 +157,14 @@ def sensitivity_sentences(rows: Sequence[Scored]) -> Iterator[str]:
 
 
 def budget_pairs(suites: Sequence[SuiteResults]) -> list[tuple[SuiteResults, SuiteResults]]:
-    """Suites that compare the same variants on the same score, as they are and with equal parameters."""
+    """Suites that compare the same variants of one recipe on the same score, as they are and with equal parameters."""
     return [
         (plain, matched)
         for plain in suites
         for matched in suites
-        if not plain.has_equal_parameters
-        and matched.has_equal_parameters
+        if (plain.matched, matched.matched) == ("none", "params")
         and (plain.metric, plain.split, plain.reference) == (matched.metric, matched.split, matched.reference)
+        and plain.setting == matched.setting
         and len(plain.by_name.keys() & matched.by_name.keys()) > 1
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,6 @@ from .time_sensitivity import read_sensitivity
 
 # newest first
 FILES = ("results.json", "report.json")
-# two numbers of parameters that are as close as budgets are matched: each within 2 % of a third
-EQUAL = 1.02 / 0.98
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,8 @@ class SuiteResults:
         split: What they are on.
         reference: Variant that the others are held against.
         ceiling: Highest score of a model that lacks what the task asks for; None where there is no such thing.
+        matched: What all variants were given alike (``Match.quantity``): none, params, …
+        setting: What they share, as JSON: name of the recipe, and its overrides.
         findings: What the sweep itself has found, a sentence each.
         rows: The variants, in the order of the specification, without those that have no finished run.
         missing: Runs without a result, and why.
@@ -77,6 +78,8 @@ class SuiteResults:
     split: str
     reference: str
     ceiling: float | None
+    matched: str
+    setting: str
     findings: tuple[str, ...]
     rows: tuple[Scored, ...]
     missing: tuple[str, ...]
@@ -86,18 +89,10 @@ class SuiteResults:
         """Variant -> row."""
         return {row.variant: row for row in self.rows}
 
-    @property
-    def has_equal_parameters(self) -> bool:
-        """Whether all variants have as many parameters, within the tolerance of matched budgets."""
-        params = [row.params for row in self.rows if row.params is not None]
-        return bool(params) and len(params) == len(self.rows) and max(params) <= EQUAL * min(params)
-
     def by_pattern(self) -> dict[str, Scored]:
-        """Pattern -> the first variant of that pattern."""
-        found: dict[str, Scored] = {}
-        for row in self.rows:
-            found.setdefault(row.pattern, row)
-        return found
+        """Pattern -> its variant, for the patterns that one variant alone has: of several, none speaks for it."""
+        counts = Counter(row.pattern for row in self.rows)
+        return {row.pattern: row for row in self.rows if counts[row.pattern] == 1}
 
 
 @dataclass(frozen=True)
@@ -162,6 +157,8 @@ def _read_suite(folder: Path, name: str, suite: Mapping[str, Any]) -> SuiteResul
         split=suite["split"],
         reference=suite["reference"],
         ceiling=suite.get("ceiling"),
+        matched=(suite.get("match") or {}).get("quantity", "none"),
+        setting=json.dumps(suite.get("setting"), sort_keys=True),
         findings=tuple(suite.get("findings", ())),
         rows=tuple(_read_row(folder / name, suite, row) for row in suite["rows"] if row["scores"]),
         missing=tuple(f"{missing['name']}: {missing['why']}" for missing in suite.get("missing", ())),

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .power import POWER, seeds_needed
-from .statistics import LEVEL, MeanInterval, is_separated, paired_difference
+from .statistics import LEVEL, MeanInterval, PairedDifference, is_separated, paired_difference
 from .sweep import Suite
 
 if TYPE_CHECKING:
@@ -35,9 +35,8 @@ def find_sentences(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
     reference = scored.get(suite.reference)
     apart = {row.variant: row.difference for row in rows if row.difference is not None}
     beside = "" if suite.reference in best else f"; the reference {suite.reference} has {format_percent(reference)}"
-    if beside and best[0] in apart and (apart[best[0]].low or 0.0) <= 0:
-        shared = apart[best[0]].n
-        beside += f", and {shared} seed{' does' if shared == 1 else 's do'} not tell the two apart at 95 %"
+    if beside and best[0] in apart:
+        beside += _on_shared_seeds(apart[best[0]])
     yield f"Highest mean {suite.metric}: {_list(best)}, {format_percent(scored[best[0]])}{beside}."
     if apart:
         corrected = {row.variant: row.holm_p for row in rows}
@@ -52,7 +51,7 @@ def find_sentences(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
         yield from _another_test_set([row for row in rows if row.variant in separated])
     if suite.ceiling is not None and all(score.n == 1 for score in scored.values()):
         yield f"One seed has no interval that could be held against the ceiling of {100 * suite.ceiling:.0f} %."
-    elif suite.ceiling is not None and suite.readable:
+    elif suite.ceiling is not None and suite.readable and any(row.parts for row in rows):
         yield from _cells_against_ceiling(suite, suite.ceiling, rows)
     elif suite.ceiling is not None:
         above = [name for name, score in scored.items() if score.is_above(suite.ceiling)]
@@ -102,6 +101,14 @@ def _cells_against_ceiling(suite: Suite, ceiling: float, rows: Sequence[Row]) ->
         )
 
 
+def _on_shared_seeds(difference: PairedDifference) -> str:
+    """What the seeds that both have say of the highest mean, which may rest on others."""
+    seeds = f"{difference.n} seed{'s' * (difference.n > 1)}"
+    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
+        return f", and {seeds} {'do' if difference.n > 1 else 'does'} not tell the two apart at 95 %"
+    return "" if difference.low > 0 else f", but over the {seeds} that both have it is the lower one"
+
+
 def _beside(score: MeanInterval, ceiling: float, digits: int) -> str:
     """The mean; with its interval where the mean alone would seem to be above the ceiling, and is not separated."""
     mean = f"{100 * score.mean:.{digits}f} %"
@@ -128,8 +135,15 @@ def _another_test_set(separated: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def find_warnings(rows: Sequence[Row]) -> Iterator[str]:
-    """What a reader of the ranking should not believe, and how many seeds would settle it."""
+def find_warnings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
+    """What a reader should not believe: parts that there are not, and a ranking of neighbours with too few seeds."""
+    parts = {part for row in rows for part in row.parts}
+    unknown = {part for readable in suite.readable.values() for part in readable} - parts
+    if unknown and any(row.score for row in rows):
+        yield (
+            f"`readable` names {_list(sorted(unknown))}, which the score {suite.metric} does not have; its parts are "
+            f"{_list(sorted(parts))}."
+        )
     ranking = sorted((row for row in rows if row.score is not None), key=lambda row: -_mean(row))
     close = []
     for upper, lower in pairwise(ranking):
@@ -137,16 +151,23 @@ def find_warnings(rows: Sequence[Row]) -> Iterator[str]:
             close.append(f"{upper.variant} and {lower.variant} (fewer than two shared seeds, so no interval)")
             continue
         difference = paired_difference(upper.scores, lower.scores, bounds=(-1, 1))
-        if difference.mean > 0 and not is_separated(difference, difference.p):
+        if difference.mean < 0:
+            close.append(f"{upper.variant} and {lower.variant} (the other way round over the seeds that both have)")
+        elif difference.mean > 0 and not is_separated(difference, difference.p):
             needed = seeds_needed(difference.std or 0.0, difference.mean)
             about = "more than 1000" if needed is None else f"about {needed}"
             close.append(f"{upper.variant} and {lower.variant} (gap {100 * difference.mean:.1f}, {about})")
     if close:
-        yield (
+        said = (
             "Too few seeds to say which of these neighbours in the ranking is better, each pair alone at "
-            f"{100 * (1 - LEVEL):.0f} %: {'; '.join(close)}. In brackets the gap in percentage points and the seeds "
-            f"that would show it {100 * POWER:.0f} % of the time, were gap and spread what these seeds say."
+            f"{100 * (1 - LEVEL):.0f} %: {'; '.join(close)}."
         )
+        if any("(gap " in pair for pair in close):
+            said += (
+                " In brackets the gap in percentage points and the seeds that would show it "
+                f"{100 * POWER:.0f} % of the time, were gap and spread what these seeds say."
+            )
+        yield said
 
 
 def _mean(row: Row) -> float:

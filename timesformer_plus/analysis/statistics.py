@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +22,7 @@ from scipy import stats
 from .permutation import sign_flip_p
 
 LEVEL = 0.05  # of all comparisons of a table together
+MOST_VIDEOS = 100_000  # scores that are no fractions of so many videos are not counts of right ones
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,10 @@ class PairedDifference:
         mean: Mean difference, in the unit of the values.
         low: Lower end of the t-interval; None with fewer than two shared seeds.
         high: Upper end; None with fewer than two shared seeds.
-        p: Two-sided p of the paired t-test against "no difference". None with fewer than two shared seeds, and where
-            all differences are the same number, for which the test is undefined.
+        p: Two-sided p of the paired t-test against "no difference". Where all differences are the same number it is 1
+            if that is zero, else that of differences which spread as whole videos round (``resolution`` / sqrt(12)):
+            two seeds that both lose one video must not pass for certainty. None with fewer than two shared seeds, and
+            for equal differences of scores that are no shares of videos.
         n: Number of shared seeds.
         confidence: Nominal coverage, 0..1.
         std: Standard deviation of the differences; None with fewer than two shared seeds.
@@ -143,9 +147,15 @@ def paired_difference(
     interval = mean_interval(differences, confidence=confidence, bounds=bounds)
     p: float | None = None
     # A rounding error in equal differences must not pass for a spread: it would make p a confident nonsense.
-    scale = max(max(abs(values[seed]), abs(reference[seed])) for seed in shared)
-    if interval.std is not None and interval.std > 1e-12 * scale:
+    noise = 1e-12 * max(max(abs(values[seed]), abs(reference[seed])) for seed in shared)
+    if interval.std is not None and interval.std > noise:
         p = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    elif interval.n > 1 and abs(interval.mean) <= noise:
+        p = 1.0
+    elif interval.n > 1:
+        step = resolution(score for seed in shared for score in (values[seed], reference[seed]))
+        if step is not None:
+            p = float(2 * stats.t.sf(abs(interval.mean) / step * math.sqrt(12 * interval.n), interval.n - 1))
     return PairedDifference(
         mean=interval.mean,
         low=interval.low,
@@ -156,6 +166,21 @@ def paired_difference(
         std=interval.std,
         permutation_p=sign_flip_p(differences),
     )
+
+
+def resolution(scores: Iterable[float]) -> float | None:
+    """The step in which scores go, 1 / N for shares of N videos; None where they are no shares of few enough.
+
+    Args:
+        scores: Fractions.
+    """
+    videos = 1
+    for score in scores:
+        share = Fraction(score).limit_denominator(MOST_VIDEOS)
+        videos = math.lcm(videos, share.denominator)
+        if abs(float(share) - score) > 1e-12 or videos > MOST_VIDEOS:
+            return None
+    return 1 / videos
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -189,10 +214,9 @@ def is_separated(difference: PairedDifference, p: float | None) -> bool:
 
     Args:
         difference: It, with its interval.
-        p: Its p, corrected for the comparisons that it is one of. None where all seeds differ by the same number, for
-            which no p is defined: such a difference is apart from zero unless it is zero.
+        p: Its p, corrected for the comparisons that it is one of; None where there is none, which separates nothing.
     """
-    return difference.low is not None and difference.mean != 0 and (p is None or p < LEVEL)
+    return difference.low is not None and difference.mean != 0 and p is not None and p < LEVEL
 
 
 def correct(differences: Mapping[str, PairedDifference]) -> dict[str, float | None]:

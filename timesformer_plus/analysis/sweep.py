@@ -37,6 +37,8 @@ DECODED = "decoded"
 # where decoded videos are kept changes no result: a finished run stays one, whatever these say now
 WITHOUT_EFFECT = ("data.cache_dir", "data.cache_mb")
 
+LESS_IS_BETTER = ("loss", "ece")
+
 State = Literal["finished", "changed", "failed", "missing"]
 
 
@@ -100,6 +102,10 @@ class Suite:
         for overrides in (self.overrides, *self.variants.values()):
             if "threads" in overrides:
                 raise ValueError("threads is one number for the whole sweep; set it beside `suites`, not in a variant")
+        if self.metric in LESS_IS_BETTER:
+            raise ValueError(
+                f"metric={self.metric}: of it less is better, and nothing here knows; take top1, or pair …"
+            )
         if self.ceiling is not None and not 0 <= self.ceiling <= 1:
             raise ValueError(f"ceiling={self.ceiling} is not a fraction; 50 % is 0.5")
 
@@ -295,6 +301,15 @@ class Run:
         if self.result() is not None:
             return "changed" if self.changes() else "finished"
         return "failed" if read_outcome(self.folder).get("status") == "failed" else "missing"
+
+
+def is_same_training(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two sets of options train the same, but for the seed and for what changes no result."""
+    ours, theirs = (
+        {key: value for key, value in flatten(dict(options)).items() if key != "seed" and key not in WITHOUT_EFFECT}
+        for options in (then, now)
+    )
+    return ours == theirs
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from .findings import Missing, Report, Row, SuiteReport
@@ -91,6 +93,8 @@ def _suite(report: Report, suite: SuiteReport) -> dict[str, Any]:
         "split": suite.suite.split,
         "reference": suite.suite.reference,
         "ceiling": suite.suite.ceiling,
+        "match": {"quantity": suite.suite.match.quantity, "to": suite.suite.match.to, "by": suite.suite.match.by},
+        "setting": {"base": Path(os.fspath(suite.suite.base)).name, "overrides": suite.suite.overrides},
         "findings": list(suite.findings),
         "warnings": [relative(warning) for warning in suite.warnings],
         "rows": [_row(row) for row in suite.rows],

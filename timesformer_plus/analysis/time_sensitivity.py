@@ -17,8 +17,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import multiprocessing
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -66,26 +69,54 @@ class ProbeError(ValueError):
         self.failures = dict(failures)
 
 
-def probe_runs(folders: Sequence[Path], *, threads: int) -> None:
+def probe_runs(folders: Sequence[Path], *, threads: int, jobs: int = 1) -> None:
     """Score the models of finished runs on altered clips, and keep what they score beside them.
 
     Args:
         folders: Folders of runs. One that is not finished, or that has its file already, is passed over.
         threads: Threads to compute with. With another number than in training the last bits of a probability may
             differ.
+        jobs: Runs at a time, each in a process of its own; 1 for this process.
 
     Raises:
         ProbeError: A run could not be scored; the others have been.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        outcomes = {folder: _keep(folder) for folder in folders}
-    finally:
-        torch.set_num_threads(before)
+    jobs = min(jobs, len(folders) // 2)  # a process takes longer to start than a model to score
+    outcomes = _side_by_side(folders, threads, jobs) if jobs > 1 else _one_by_one(folders, threads)
     failures = {folder: why for folder, why in outcomes.items() if why}
     if failures:
         raise ProbeError(failures)
+
+
+def _one_by_one(folders: Sequence[Path], threads: int) -> dict[Path, str]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return {folder: _keep(folder) for folder in folders}
+    finally:
+        torch.set_num_threads(before)
+
+
+def _side_by_side(folders: Sequence[Path], threads: int, jobs: int) -> dict[Path, str]:
+    # a server imports torch once and forks; this process may have used threads that cannot be handed on
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    outcomes: dict[Path, str] = {}
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_process, initargs=(threads,)) as pool:
+        waiting = {pool.submit(_keep, folder): folder for folder in folders}
+        try:
+            for done in as_completed(waiting):
+                error = done.exception()
+                outcomes[waiting[done]] = done.result() if error is None else f"its process has ended: {error}"
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {folder: outcomes[folder] for folder in folders}
+
+
+def _begin_process(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that waits
+    torch.set_num_threads(threads)
 
 
 def _keep(folder: Path) -> str:

@@ -119,6 +119,12 @@ class DecodedFolder:
 
     def fits(self, size: int) -> bool:
         """Whether there is room for a video of ``size`` bytes, which saves decoding the whole of one for nothing."""
+        if self._total() + size > self.limit and not self._counted and self.folder.is_dir():
+            # who has made room by hand, or died while writing, leaves a total that would say no for ever
+            self._counted = True
+            with contextlib.suppress(OSError), FileLock(self.folder / ".lock"):  # who may not write need not know
+                total = str(self._count()).encode()
+                _write(self.folder / ".total", lambda file: file.write(total))
         return self._total() + size <= self.limit
 
     def __getstate__(self) -> dict[str, Any]:
