@@ -11,6 +11,7 @@ from typing import Any
 from .bootstrap import TestSetInterval, bootstrap_seeds_and_videos
 from .measuring import cost_file, is_cost_of
 from .permutation import Improvement, probability_of_improvement
+from .reproduce import run_commands, sweep_commands
 from .sentences import find_sentences, find_warnings, left_out
 from .statistics import MeanInterval, PairedDifference, correct, mean_interval, paired_difference
 from .sweep import LESS_IS_BETTER, Run, State, Suite, Sweep, matches_file, read_json, read_outcome
@@ -149,10 +150,7 @@ class Report:
     @property
     def commands(self) -> list[str]:
         """Lines of shell: what repeats the sweep, and what repeats a single run of it."""
-        one = self.output / "SUITE" / "VARIANT" / "seed=N" / "run.yaml"
-        # in quotes, which names of variants need that would mean something to a shell: pattern=s | j
-        single = f"python -m timesformer_plus.engine.train --config '{one}' --output ELSEWHERE"
-        return [*([self.command] if self.command else []), "# a single run, by its folder's name", single]
+        return [*sweep_commands(self.command), *run_commands(self.output)]
 
     @property
     def total(self) -> int:

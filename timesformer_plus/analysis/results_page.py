@@ -6,7 +6,6 @@ it; nothing is written by hand. Equal results make equal pages, byte for byte.
 
 from __future__ import annotations
 
-import itertools
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from ..engine.atomic_file import write_atomically
 from .markdown import escape, table
 from .paper_table import PAPER, compare_pairs, sum_up
 from .report import format_count, format_difference
+from .reproduce import sweep_commands
 from .results_read import Scored, SuiteResults, SweepResults, read_sweep
 from .sentences import format_percent
 from .statistics import PairedDifference, correct, is_separated
@@ -64,7 +64,7 @@ def _sweep(sweep: SweepResults) -> Iterator[str]:
         yield from _paper(compared)
     yield from ("### How to repeat it", "")
     # indented: no fence that a path could close
-    yield from (f"    {line}" for line in _commands(sweep.command))
+    yield from (f"    {line}" for line in sweep_commands(sweep.command) or ["(the command is not known)"])
     yield ""
     yield from (f"- {escape(name)}: {escape(value)}" for name, value in sweep.environment.items())
     yield ""
@@ -254,16 +254,6 @@ def _pairs(suite: SuiteResults) -> Iterator[str]:
     yield ""
     yield from (f"- {escape(sentence)}" for sentence in sum_up(pairs))
     yield ""
-
-
-def _commands(command: str) -> list[str]:
-    """The command of a sweep, and before it what its specification says of the data that it needs."""
-    words = shlex.split(command)
-    configs = [Path(after) for word, after in itertools.pairwise(words) if word == "--config"]
-    header = configs[0].read_text(encoding="utf-8").splitlines() if configs and configs[0].is_file() else []
-    comments = [line.lstrip("# ").rstrip() for line in header if line.startswith("#")]
-    data = [line for line in comments if line.startswith("python tools/make_")]
-    return [*data, *([command] if command else ["(the command is not known)"])]
 
 
 def _cell(row: Scored | None) -> str:
