@@ -15,17 +15,12 @@ from report_fakes import (
     write_predictions,
 )
 
-from timesformer_plus.analysis.figures import (
-    accuracy_against_cost,
-    differences,
-    learning_curves,
-    pareto_front,
-    ranking,
-)
+from timesformer_plus.analysis.figures import curve_choices, differences, learning_curves, ranking
 from timesformer_plus.analysis.findings import collect
 from timesformer_plus.analysis.page import render_page
-from timesformer_plus.analysis.page_classes import class_scores, confusion_matrix
-from timesformer_plus.analysis.page_data import Geometry, read_evidence, read_protocol
+from timesformer_plus.analysis.page_class_table import class_table
+from timesformer_plus.analysis.page_classes import class_scores, class_views, confusion_matrix
+from timesformer_plus.analysis.page_data import Evidence, Geometry, read_evidence
 from timesformer_plus.analysis.page_drawings import draw_interleaving
 from timesformer_plus.analysis.page_marks import short_names, verdicts
 from timesformer_plus.analysis.page_table import render_table
@@ -131,15 +126,6 @@ def test_costs_are_those_that_are_known(evidence):
     assert evidence["pattern=j"].costs == {"params": 1000.0, "train_seconds": 1.5}
 
 
-def test_protocol_tells_data_counts_and_views(report, suite):
-    protocol = read_protocol(report, suite)
-    assert protocol["score"] == "top1 on the test split"
-    assert protocol["test videos"] == "12 expected, 11 found, 1 missing"
-    assert protocol["views a video"] == "1 x 1 (clips x crops), probabilities averaged"
-    assert protocol["frames"] == "4, sampled by stride, stride 1"
-    assert protocol["optimiser"] == "adamw, learning rate 0.001, weight decay 0.05"
-
-
 def test_variants_stand_best_first_and_are_coloured_by_verdict(suite):
     assert verdicts(suite) == {"pattern=s": "reference", "pattern=ts": "better", "pattern=j": "unclear"}
     figure = ranking(suite)
@@ -156,20 +142,6 @@ def test_names_lose_what_all_of_them_begin_with():
     assert short_names(["pattern=ts", "x3d"]) == ["pattern=ts", "x3d"]
 
 
-def test_pareto_front_by_hand():
-    points = {"a": (1.0, 0.5), "b": (2.0, 0.5), "c": (2.0, 0.7), "d": (3.0, 0.6), "e": (4.0, 0.9)}
-    assert pareto_front(points) == ["a", "c", "e"]
-    assert pareto_front(points, more_is_better=True) == ["e"]
-    assert pareto_front({"a": (1.0, 0.5), "b": (1.0, 0.5)}) == ["a", "b"]  # neither is better
-    assert pareto_front({}) == []
-
-
-def test_price_shows_whom_the_price_is_known_of(suite, evidence):
-    figure = accuracy_against_cost(suite, evidence, "gflops")
-    assert figure.data[0].x == (0.5, 2.0)
-    assert [trace.text[0] for trace in figure.data[1:]] == ["<b>s</b>", "<b>ts</b>"]
-
-
 def test_curves_have_bands_from_lowest_to_highest_seed(suite, evidence):
     figure = learning_curves(suite, evidence, "training loss")
     band, line = figure.data[:2]
@@ -177,6 +149,41 @@ def test_curves_have_bands_from_lowest_to_highest_seed(suite, evidence):
     assert band.y == pytest.approx((4, 2, 1, 1, 0.8, 1, 2, 4))
     assert line.y == pytest.approx((4, 2, 1, 0.9))
     assert line.name == "ts"
+
+
+def test_lines_of_curves_are_chosen_beside_the_picture(suite, evidence):
+    figure = learning_curves(suite, evidence, "training loss")
+    assert not figure.layout.showlegend
+    assert [trace.meta["variant"] for trace in figure.data] == ["pattern=ts", "pattern=ts", "pattern=s", "pattern=s"]
+    choices = curve_choices(suite, evidence)
+    assert [(choice.key, choice.name, choice.shown) for choice in choices] == [  # j has none
+        ("pattern=ts", "ts", True),
+        ("pattern=s", "s", True),
+    ]
+    assert [choice.colour for choice in choices] == [figure.data[1].line.color, figure.data[3].line.color]
+
+
+def test_a_variant_without_predictions_hides_no_other(suite, evidence):
+    views = "".join(class_views(0, suite, evidence))
+    assert 'id="classes-0"' in views
+    assert 'id="confusion-0"' in views
+    [specs] = re.findall(r'data-for="confusion-0">(.*?)</script>', views)
+    said = [figure["layout"].get("annotations", [{}])[0].get("text") for figure in json.loads(specs)]
+    assert said == [None, "no predictions kept, or not of every seed", None]  # ts, j, s
+
+
+def test_scores_by_class_are_in_a_plain_table(suite, evidence):
+    table = class_table(suite, evidence)
+    assert re.findall(r'<th scope="col">(.*?)</th>', table) == ["class", "ts", "j", "s"]
+    groups = dict(re.findall(r'<th scope="rowgroup" colspan="4">(.*?)</th></tr>(.*?)</tbody>', table))
+    assert list(groups) == [
+        "as they are: top1, %",
+        *(f"{name}: change, points" for name in ("reversed", "shuffled", "one frame, repeated")),
+        "every second frame, twice: change, points",
+    ]
+    cells = [re.findall(r"<td>(.*?)</td>", group) for group in groups.values()]
+    assert cells[0] == ["91.0", "31.3", "31.0"] * 3
+    assert cells[1] == ["−33.0", "–", "−33.0"] + ["+0.0", "–", "+0.0"] * 2  # .1, .11 and .12 for all three classes
 
 
 def test_table_has_keys_to_sort_by(suite, evidence):
@@ -191,6 +198,13 @@ def test_table_has_keys_to_sort_by(suite, evidence):
     assert 'class="better" data-key="better">better<' in table
     last = table.partition(">j<")[2].partition("</tr>")[0]
     assert "<td>–</td>" in last  # no GFLOPs: nothing to sort by
+
+
+def test_table_of_a_suite_with_nothing_finished_is_not_sorted_by_anything(make_sweep):
+    sweep = make_sweep({"a": {"model.pattern": "s"}, "b": {"model.pattern": "ts"}}, seeds=(0,))
+    report = collect(sweep, plan_runs(sweep))
+    table = render_table(report.suites[0], {"a": Evidence(), "b": Evidence()})
+    assert set(re.findall(r'aria-sort="(\w+)"', table)) == {"none"}
 
 
 def filled(drawing):
@@ -239,6 +253,7 @@ def test_half_finished_sweep_has_a_true_page(make_sweep):
     page = render_page(collect(sweep, runs))
     shown = re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]*>", " ", page, flags=re.S)
     assert "1 of 6 runs finished: a partial report" in shown
+    assert "seeds planned: 0, 1" in shown
     assert "Runs missing from these figures: 5" in shown
     assert "one seed" in shown
     assert np.count_nonzero([f'id="{name}-0"' in page for name in ("ranking", "differences", "curves")]) == 1

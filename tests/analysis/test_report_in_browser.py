@@ -1,5 +1,6 @@
 """The page in a real browser: drawn, quiet, offline, sorted, hovered, at the width of a phone and in the dark."""
 
+import itertools
 import re
 import shutil
 from pathlib import Path
@@ -27,6 +28,7 @@ EVIL = "<script>document.title='owned'<|script>"
 IMAGE = "<img src=x onerror=document.title='owned'>"
 PATTERNS = {"ts": "ts", EVIL: "j", "s": "s"}
 EMPTY = Report("", Path(), "", (0,), 1, 1, (), {})
+TS = "ts (2 of 3)"  # a seed of it failed
 SCORES = {"ts": 0.90, EVIL: 0.60, "s": 0.30}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -108,20 +110,20 @@ def test_page_is_drawn_quietly_and_asks_nobody(browser, page_file):
 
 
 def test_table_sorts_by_mouse_and_by_keyboard(page):
-    assert rows(page) == ["ts", EVIL, "s"]
+    assert rows(page) == [TS, EVIL, "s"]
     gflops = page.get_by_role("columnheader", name="GFLOPs")
     gflops.get_by_role("button").click()
-    assert rows(page) == [EVIL, "ts", "s"]  # numbers begin with the greatest
+    assert rows(page) == [EVIL, TS, "s"]  # numbers begin with the greatest
     assert gflops.get_attribute("aria-sort") == "descending"
     page.keyboard.press("Enter")
-    assert rows(page) == ["s", "ts", EVIL]
+    assert rows(page) == ["s", TS, EVIL]
     assert gflops.get_attribute("aria-sort") == "ascending"
     assert page.locator('th[aria-sort="none"]').count() == page.locator("table.sortable thead th").count() - 1
     page.locator("table.sortable thead button").first.focus()
     page.keyboard.press("Space")
     assert rows(page) == sorted(rows(page), key=str.casefold)
     page.get_by_role("columnheader", name="top1").get_by_role("button").click()
-    assert rows(page) == ["ts", EVIL, "s"]
+    assert rows(page) == [TS, EVIL, "s"]
 
 
 def test_hovering_a_point_names_its_variant(page):
@@ -139,10 +141,45 @@ def test_switch_and_list_change_the_pictures(page):
     page.get_by_role("radio", name="GFLOPs").focus()
     page.keyboard.press("ArrowRight")
     page.locator("#cost-0 .xtitle", has_text=re.compile("^parameters$")).wait_for()
-    page.locator("summary", has_text="Class by class").click()
+    page.locator("summary", has_text="what was taken for what").click()
     page.wait_for_selector("#confusion-0 .main-svg")
     page.get_by_label("Variant").select_option(label="s")
     assert page.evaluate("document.getElementById('classes-0').data.at(-1).x[0]") == pytest.approx(31)
+
+
+def seen(page):
+    """Variants with a line in the picture of the curves."""
+    shown = (
+        "document.getElementById('curves-0').data.filter(t => t.visible !== false && t.name).map(t => t.meta.variant)"
+    )
+    return page.evaluate(shown)
+
+
+def test_lines_of_curves_are_ticked_by_keyboard(page):
+    page.locator("summary", has_text="Learning curves").click()
+    page.wait_for_selector("#curves-0 .main-svg")
+    assert seen(page) == ["ts", EVIL, "s"]
+    page.get_by_role("checkbox", name=TS).focus()
+    page.keyboard.press("Space")
+    assert seen(page) == [EVIL, "s"]
+    page.get_by_role("radio", name="training loss").focus()
+    page.keyboard.press("ArrowRight")  # another curve, the same lines
+    page.locator("#curves-0 .ytitle", has_text="top1 on val").wait_for()
+    assert seen(page) == [EVIL, "s"]
+    page.get_by_role("checkbox", name=TS).check()
+    assert seen(page) == ["ts", EVIL, "s"]
+
+
+def test_names_at_marks_lie_on_no_other(page):
+    boxes = """[...document.querySelectorAll("#cost-0 .textpoint text")].filter(t => t.textContent)
+        .map(t => t.getBoundingClientRect()).map(b => [b.left, b.top, b.right, b.bottom])"""
+    for width in (390, 900, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(300)
+        found = page.evaluate(boxes)
+        assert found
+        for (left, top, right, bottom), other in itertools.combinations(found, 2):
+            assert left >= other[2] or right <= other[0] or top >= other[3] or bottom <= other[1]
 
 
 def test_page_fits_every_width_and_its_colours_the_scheme(page):

@@ -11,17 +11,25 @@ from html import escape
 
 from plotly.offline import get_plotlyjs
 
-from .figures import accuracy_against_cost, differences, learning_curves, ranking
+from .figures import curve_choices, differences, learning_curves, ranking
 from .findings import Report, SuiteReport
 from .page_assets import STYLE
 from .page_classes import class_views, parts_heat_map
-from .page_data import COSTS, Evidence, read_evidence, read_protocol
+from .page_data import COSTS, Evidence, read_evidence
 from .page_drawings import draw_interleaving
-from .page_marks import short_names
-from .page_parts import fold_away, picture, sensitivity_table, switch
+from .page_marks import say_unequal_seeds, short_names
+from .page_parts import fold_away, picture, sensitivity_table, switch, tick
+from .page_price import accuracy_against_cost
+from .page_protocol import read_protocol
 from .page_script import SCRIPT
 from .page_table import render_table
 from .report import notes
+
+NO_SCRIPT = (
+    '<noscript><p class="warning">The pictures need JavaScript. The tables hold the means, intervals, costs and scores '
+    "by class; the scores of single seeds are in results.csv, learning curves and predictions in the folders of the "
+    "runs.</p></noscript>"
+)
 
 
 def render_page(report: Report) -> str:
@@ -56,7 +64,7 @@ def render_page(report: Report) -> str:
 <nav aria-label="Sections">{links}<a href="#method">How this was made</a></nav>
 </header>
 <main>
-<noscript><p class="warning">The pictures need JavaScript; the tables hold the same numbers.</p></noscript>
+{NO_SCRIPT}
 {sections}
 {_method(report)}
 </main>
@@ -77,10 +85,10 @@ def _ledes(report: Report) -> str:
 
 def _facts(report: Report) -> str:
     complete = report.finished == report.total
-    partial = "" if complete else ": a partial report"
+    partial, planned = ("", "seeds") if complete else (": a partial report", "seeds planned:")
     return (
         f'<span class="{"done" if complete else "partial"}">{report.finished} of {report.total} runs finished{partial}'
-        f"</span><span>seeds {', '.join(map(str, report.seeds))}</span><span>95 % intervals, Student t</span>"
+        f"</span><span>{planned} {', '.join(map(str, report.seeds))}</span><span>95 % intervals, Student t</span>"
     )
 
 
@@ -116,7 +124,7 @@ def _headline(index: int, suite: SuiteReport) -> Iterator[str]:
     if any(row.score for row in suite.rows):
         caption = (
             "Diamond: mean over the seeds with its 95 % interval; the number on the right is that mean. Small points: "
-            f"the single seeds. {_verdict_legend(suite)}"
+            f"the single seeds. {_verdict_legend(suite)} {say_unequal_seeds(suite)}".rstrip()
         )
         metric, split = escape(suite.suite.metric), escape(suite.suite.split)
         yield picture(f"ranking-{index}", [ranking(suite)], f"{metric} on {split}, best first", caption)
@@ -142,13 +150,17 @@ def _pictures(index: int, suite: SuiteReport, evidence: Mapping[str, Evidence]) 
         name = f"cost-{index}"
         control = switch("against", [COSTS[cost][0] for cost in costs], [name])
         caption = (
-            "Higher is better. The dotted line joins the Pareto front, in bold: variants that no other beats in both."
+            "Higher is better, and so is further left, or further right for a speed. The dotted steps join the Pareto "
+            "front, in bold: no other is at least as good in both and better in one, by the means alone. Variants of "
+            "one price stand side by side. Names without room are left out: point at a mark, or see the table."
         )
         yield picture(name, figures, f"{metric} against its price", caption, control)
     pair = []
     if any(row.difference for row in suite.rows):
         caption = (
-            "Paired seed by seed: what a seed's luck does to both cancels. An interval across zero separates nothing."
+            "Paired seed by seed: what a seed's luck does to both cancels. An interval across zero separates nothing. "
+            "Intervals are each row's own, colours hold for all comparisons together (Holm): an interval clear of zero "
+            "can still be grey."
         )
         pair.append(picture(f"differences-{index}", [differences(suite)], "Difference to the reference", caption))
     if any(row.parts for row in suite.rows) and len(suite.parts) <= 40:
@@ -156,7 +168,8 @@ def _pictures(index: int, suite: SuiteReport, evidence: Mapping[str, Evidence]) 
         ceiling = " Green: above the ceiling with 95 % confidence. Grey: the others." if held else ""
         outlined = " Outlined: theory says that this variant can read this one." if suite.suite.readable else ""
         caption = f"Mean over the seeds, in percent.{ceiling}{outlined}"
-        pair.append(picture(f"parts-{index}", [parts_heat_map(suite)], f"{metric}, part by part", caption))
+        numbers, title = "means in the table Class by class in numbers", f"{metric}, part by part"
+        pair.append(picture(f"parts-{index}", [parts_heat_map(suite)], title, caption, numbers=numbers))
     if pair:
         yield f'<div class="pair">{"".join(pair)}</div>'
 
@@ -187,15 +200,16 @@ def _folded(report: Report, index: int, suite: SuiteReport, evidence: Mapping[st
         name = f"curves-{index}"
         figures = [learning_curves(suite, evidence, curve) for curve in curves]
         control = switch("of", curves, [name]) if len(curves) > 1 else ""
-        caption = (
-            "Line: mean over the seeds. Band: from the lowest seed to the highest. Press a name to show or hide it."
-        )
+        caption = "Line: mean over the seeds. Band: from the lowest seed to the highest. Tick a name to show its line."
         title = "While training" if control else escape(curves[0].capitalize())
-        yield fold_away("Learning curves", picture(name, figures, title, caption, control))
+        numbers = "in no table: they are in metrics.jsonl of every run"
+        lines = tick("show", curve_choices(suite, evidence), name)
+        drawn = picture(name, figures, title, caption, control, numbers=numbers, lines=lines)
+        yield fold_away("Learning curves", drawn)
     yield from class_views(index, suite, evidence)
-    protocol = read_protocol(report, suite)
+    protocol = read_protocol(report, suite, evidence)
     if protocol:
-        yield fold_away("Protocol: data, views, training", _list_of(protocol))
+        yield fold_away("Protocol: data, views, model, training, hardware", _list_of(protocol))
 
 
 def _missing(suite: SuiteReport) -> Iterator[str]:

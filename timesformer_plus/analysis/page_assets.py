@@ -6,12 +6,18 @@ STYLE = """
 :root { color-scheme: light dark;
   --paper: #ffffff; --ground: #f7f7f4; --ink: #1b2023; --soft: #636c70; --line: #dcdfdb; --grid: #ecedea;
   --accent: #0b6b5c; --better: #0b7a68; --worse: #b9521b; --neutral: #8b9499; --ceiling: #9a6b00;
-  --heat: #0b7a68; --old: #a9d3c9; --new: #0b7a68; --cell: #eff1ee; --cell-grey: #cfd3d1; --cell-green: #cfe8e1;
+  --heat: #3fa890; --tint: #a9d3c9; --old: #5aa896; --new: #06493e; --cell: #eff1ee;
+  --cell-grey: #cfd3d1; --cell-green: #cfe8e1;
+  --series-0: #0072b2; --series-1: #d55e00; --series-2: #009e73; --series-3: #c46a9b; --series-4: #b97f00;
+  --series-5: #2e8fcb; --series-6: #7d5ba6; --series-7: #7a5210; --series-8: #757575; --series-9: #8a7d00;
   --warn: #fbf0e4; --warn-ink: #7c3c0b; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #171b1d; --ground: #0f1213; --ink: #e8ebea; --soft: #9ba5a8; --line: #31383b; --grid: #252b2e;
   --accent: #63cdb6; --better: #4cc3aa; --worse: #ee9a62; --neutral: #7d878c; --ceiling: #d9ab4a;
-  --heat: #1d8571; --old: #275b52; --new: #4cc3aa; --cell: #20262a; --cell-grey: #495257; --cell-green: #1f4a42;
+  --heat: #196f5f; --tint: #275b52; --old: #37806f; --new: #8be8d3; --cell: #20262a;
+  --cell-grey: #495257; --cell-green: #1f4a42;
+  --series-0: #3a8fd0; --series-1: #e8762c; --series-2: #1fb58a; --series-3: #d98db6; --series-4: #e69f00;
+  --series-5: #7cc9f2; --series-6: #a68bcb; --series-7: #b58a45; --series-8: #9a9a9a; --series-9: #c9b81a;
   --warn: #35240f; --warn-ink: #f7cfa2; } }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; }
@@ -66,6 +72,13 @@ figcaption, .note { color: var(--soft); font-size: 14px; line-height: 1.5; max-w
 .switch span:hover { color: var(--ink); }
 .switch input:checked + span { background: var(--cell); color: var(--ink); font-weight: 600; }
 .switch input:focus-visible + span { outline: 3px solid var(--accent); outline-offset: 1px; }
+.lines { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 8px 0 2px; padding: 0; border: 0; min-width: 0;
+  font-size: 13.5px; }
+.lines legend { float: left; padding: 2px 4px 2px 0; color: var(--soft); }
+.lines label { display: inline-flex; align-items: center; gap: 6px; padding: 2px 0; cursor: pointer;
+  overflow-wrap: anywhere; }
+.lines input { flex: none; width: 15px; height: 15px; margin: 0; accent-color: var(--accent); }
+.lines i { flex: none; width: 24px; }
 .choose { display: inline-flex; align-items: center; gap: 8px; margin-top: 14px; max-width: 100%; font-size: 14.5px; }
 select { min-width: 0; max-width: 100%; padding: 5px 10px; border: 1px solid var(--line); border-radius: 6px;
   background: var(--paper); color: var(--ink); font: inherit; }
@@ -104,9 +117,12 @@ td.better { color: var(--better); font-weight: 600; } td.worse { color: var(--wo
 tbody tr.reference th::after { content: " reference"; color: var(--soft); font-weight: 400; }
 tbody tr:hover > * { background: var(--cell); }
 .heat td { border-bottom: 3px solid var(--paper); border-right: 3px solid var(--paper); line-height: 1.3;
-  background: color-mix(in srgb, var(--old) var(--share, 0%), var(--cell)); }
-.heat small { display: block; font-size: 12px; } .heat i { color: var(--soft); font-style: normal; }
+  background: color-mix(in srgb, var(--tint) var(--share, 0%), var(--cell)); }
+.heat small { display: block; font-size: 12px; } .heat i { color: #c3cbcd; font-style: normal; }
 @media (prefers-color-scheme: light) { .heat i { color: #47504f; } }
+.groups tbody th[scope=rowgroup] { padding-top: 18px; color: var(--soft); }
+.groups tbody:first-of-type th[scope=rowgroup] { padding-top: 8px; }
+.groups thead th { padding: 8px; } .groups thead th:first-child { padding-left: 0; }
 .fold { margin-top: 14px; border-top: 1px solid var(--line); padding-top: 14px; }
 .scroll + .fold, .note + .fold { margin-top: 34px; }
 summary { cursor: pointer; font-weight: 600; overflow-wrap: anywhere; }
@@ -122,5 +138,6 @@ dd { margin: 0; overflow-wrap: anywhere; }
   header, main { padding: 0 14px; } header { padding-top: 34px; }
   section { padding: 22px 16px; margin: 14px -6px 24px; } dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 8px; } th, td, th button { padding: 7px 8px; } }
-@media print { body { background: none; } section { border: 0; padding: 0; } .switch, .choose { display: none; } }
+@media print { body { background: none; } section { border: 0; padding: 0; }
+  .switch, .choose, .lines { display: none; } }
 """

@@ -8,8 +8,9 @@ from html import escape
 import plotly.graph_objects as go
 
 from .findings import Row, SuiteReport
+from .page_class_table import class_table
 from .page_data import Confusion, Evidence
-from .page_marks import BETTER, HEAT, INK, SOFT, error_bars, ranked, short_names, spell_score
+from .page_marks import HEAT, INK, SOFT, error_bars, ranked, row_names, say_instead, spell_score
 from .page_parts import choose, fold_away, picture
 from .statistics import MeanInterval
 from .time_sensitivity import CONDITION_NAMES
@@ -24,7 +25,7 @@ def parts_heat_map(suite: SuiteReport) -> go.Figure:
     """
     rows = [row for row in ranked(suite) if row.parts]
     parts = suite.parts
-    names = short_names([row.variant for row in rows])
+    names = row_names(suite, rows)
     ceiling = suite.suite.ceiling if suite.suite.readable else None
     scores = [[row.parts.get(part) for part in parts] for row in rows]
     hover = [
@@ -44,7 +45,7 @@ def parts_heat_map(suite: SuiteReport) -> go.Figure:
             xgap=3,
             ygap=3,
             texttemplate="%{text}" if len(parts) <= 24 else "",
-            textfont={"size": 12 if crowded else 14},
+            textfont={"size": 12 if crowded else 14, "color": INK},
             customdata=hover,
             hovertemplate="%{customdata}<extra></extra>",
             showscale=False,
@@ -63,6 +64,8 @@ def parts_heat_map(suite: SuiteReport) -> go.Figure:
 
 def class_scores(row: Row, evidence: Evidence) -> go.Figure:
     """One variant class by class: the clips as they are with intervals, altered ones as small marks."""
+    if not row.parts:
+        return say_instead("no scores by class")
     figure = go.Figure()
     parts = list(row.parts)
     name = escape(row.variant)
@@ -84,10 +87,10 @@ def class_scores(row: Row, evidence: Evidence) -> go.Figure:
     figure.add_scatter(
         x=[100 * score.mean for score in row.parts.values()],
         y=list(range(len(parts))),
-        error_x=error_bars(list(row.parts.values()), BETTER),
+        error_x=error_bars(list(row.parts.values()), INK),
         mode="markers",
         name=CONDITION_NAMES["as_is"],
-        marker={"size": 10, "color": BETTER},
+        marker={"size": 10, "color": INK},
         hovertemplate=[f"<b>{escape(p)}</b><br>{spell_score(s)}<extra>{name}</extra>" for p, s in row.parts.items()],
     )
     legend = len(figure.data) > 1
@@ -104,8 +107,10 @@ def class_scores(row: Row, evidence: Evidence) -> go.Figure:
     return figure
 
 
-def confusion_matrix(row: Row, confusion: Confusion) -> go.Figure:
+def confusion_matrix(row: Row, confusion: Confusion | None) -> go.Figure:
     """What the videos of every class were taken for, in percent of the class."""
+    if confusion is None:
+        return say_instead("no predictions kept, or not of every seed")
     counts = confusion.counts
     unread = bool(counts[:, -1].any())
     shown = counts if unread else counts[:, :-1]
@@ -121,6 +126,7 @@ def confusion_matrix(row: Row, confusion: Confusion) -> go.Figure:
             y=list(range(len(names))),
             text=[[f"{value:.0f}" if value >= 0.5 else "" for value in line] for line in share],
             texttemplate="" if crowded else "%{text}",
+            textfont={"color": INK},
             customdata=[
                 [
                     f"<b>{true}</b> taken for <b>{taken}</b><br>{n} of {total}"
@@ -145,29 +151,33 @@ def confusion_matrix(row: Row, confusion: Confusion) -> go.Figure:
 
 
 def class_views(index: int, suite: SuiteReport, evidence: Mapping[str, Evidence]) -> Iterator[str]:
-    """Scores by class and the confusion of any variant, folded away."""
+    """Scores by class and the confusion of any variant, folded away; the scores in numbers as well."""
     rows = [row for row in ranked(suite) if row.parts or evidence[row.variant].confusion is not None]
-    if not rows:
-        return
-    views, scores, confusion = [], f"classes-{index}", f"confusion-{index}"
-    if all(row.parts for row in rows):
-        figures = [class_scores(row, evidence[row.variant]) for row in rows]
-        views.append(picture(scores, figures, "Score by class", "Mean over the seeds with its 95 % interval."))
-    matrices = [(row, evidence[row.variant].confusion) for row in rows]
-    drawn = [confusion_matrix(row, matrix) for row, matrix in matrices if matrix is not None]
-    if len(drawn) == len(rows):
-        caption = "Every line a true class, in percent of its videos over all seeds; on the diagonal what was right."
-        views.append(picture(confusion, drawn, "Taken for", caption))
-    if views:
-        shown = [
-            name
-            for name, there in ((scores, all(r.parts for r in rows)), (confusion, len(drawn) == len(rows)))
-            if there
-        ]
-        control = choose("Variant", [row.variant for row in rows], shown)
-        yield fold_away(
-            "Class by class, and what was taken for what", f'{control}<div class="pair">{"".join(views)}</div>'
+    views: dict[str, str] = {}
+    if any(row.parts for row in rows):
+        altered = any(key != "as_is" for row in rows for key in evidence[row.variant].conditions)
+        marks = " Small marks: its mean on altered clips, see the key below the picture." * altered
+        views[f"classes-{index}"] = picture(
+            f"classes-{index}",
+            [class_scores(row, evidence[row.variant]) for row in rows],
+            "Score by class",
+            f"Dot: mean over the seeds with its 95 % interval.{marks} Nothing here is held against the reference.",
+            numbers="means in the table Class by class in numbers",
         )
+    if any(evidence[row.variant].confusion for row in rows):
+        views[f"confusion-{index}"] = picture(
+            f"confusion-{index}",
+            [confusion_matrix(row, evidence[row.variant].confusion) for row in rows],
+            "Taken for",
+            "Every line a true class, in percent of its videos over all seeds; on the diagonal what was right.",
+            numbers="in no table: they are counted from the predictions in the folders of the runs",
+        )
+    if views:
+        control = choose("Variant", row_names(suite, rows), list(views))
+        pair = f'<div class="pair">{"".join(views.values())}</div>'
+        yield fold_away("Class by class, and what was taken for what", control + pair)
+    if any(row.parts for row in rows):
+        yield fold_away("Class by class in numbers", class_table(suite, evidence))
 
 
 def _shade(score: MeanInterval | None, ceiling: float | None) -> float | None:

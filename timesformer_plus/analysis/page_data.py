@@ -30,8 +30,8 @@ COSTS = {
     "gflops": ("GFLOPs", "GFLOPs a clip view (multiply-adds)"),
     "params": ("parameters", "parameters"),
     "latency_ms": ("latency", "latency of one clip view, ms"),
-    "clips_per_second": ("speed", "clip views a second in inference"),
-    "train_clips_per_second": ("training speed", "clip views a second in training"),
+    "clips_per_second": ("speed", "clip views a second in inference: more is better"),
+    "train_clips_per_second": ("training speed", "clip views a second in training: more is better"),
     "activation_mb": ("activations", "activations kept for training, MB a clip view"),
     "peak_memory_mb": ("memory", "peak memory in inference, MB"),
     "train_peak_memory_mb": ("training memory", "peak memory in training, MB"),
@@ -133,48 +133,6 @@ def read_evidence(report: Report, suite: SuiteReport, row: Row) -> Evidence:
     )
 
 
-def read_protocol(report: Report, suite: SuiteReport) -> dict[str, str]:
-    """How the finished runs of a suite were trained and scored, name -> value; all values where variants differ."""
-    seen: dict[str, dict[str, None]] = {}
-    for row in suite.rows:
-        for seed in row.scores:
-            folder = report.output / suite.name / row.variant / f"seed={seed}"
-            for name, value in _facts(suite, folder):
-                seen.setdefault(name, {})[value] = None
-    return {name: " / ".join(values) for name, values in seen.items()}
-
-
-def _facts(suite: SuiteReport, folder: Path) -> Iterable[tuple[str, str]]:
-    result = read_json(folder / "result.json") or {}
-    config = _yaml(folder / "config.yaml")
-    yield "score", f"{suite.suite.metric} on the {suite.suite.split} split"
-    if data := config.get("data"):
-        yield "data", str(data.get("root"))
-    for split, counts in (result.get("videos") or {}).items():
-        parts = [f"{counts.get('expected', '?')} expected", f"{counts.get('found', '?')} found"]
-        parts += [
-            f"{counts[kind]} {kind}" for kind in ("missing", "unreadable", "excluded", "short") if counts.get(kind)
-        ]
-        yield f"{split} videos", ", ".join(parts)
-    if protocol := result.get("protocol"):
-        views = f"{protocol['num_clips']} x {protocol['num_crops']} (clips x crops), {protocol['average']} averaged"
-        yield "views a video", views
-        rate = f"{protocol['target_fps']} fps" if protocol.get("target_fps") else f"stride {protocol.get('stride')}"
-        yield "frames", f"{protocol['num_frames']}, sampled by {protocol['sampling']}, {rate}"
-        yield "size", " x ".join(map(str, protocol["img_size"])) + " pixels"
-        yield "precision", str(protocol.get("precision"))
-    if config:
-        optim = config.get("optim") or {}
-        yield "epochs", str(config.get("epochs"))
-        yield "batch", f"{config.get('batch_size')} clips"
-        yield (
-            "optimiser",
-            f"{optim.get('name')}, learning rate {optim.get('lr')}, weight decay {optim.get('weight_decay')}",
-        )
-    if "best_epoch" in result and (config.get("evaluation") or {}).get("every"):
-        yield "weights scored", "of the best epoch on the val split"
-
-
 def _curves(suite: SuiteReport, folders: Mapping[int, Path]) -> dict[str, dict[int, Curve]]:
     curves: dict[str, dict[int, Curve]] = {}
     for seed, folder in folders.items():
@@ -204,9 +162,10 @@ def _thin(points: Curve) -> Curve:
 def _confusion(paths: Iterable[Path]) -> Confusion | None:
     total: Confusion | None = None
     for path in paths:
-        if not path.exists():
+        try:
+            predictions = load_predictions(path)
+        except (OSError, ValueError):  # not there, or torn
             return None
-        predictions = load_predictions(path)
         classes = len(predictions.classes)
         if predictions.multi_label or classes > MOST_CLASSES:
             return None
@@ -262,7 +221,7 @@ def _costs(row: Row, path: Path) -> dict[str, float]:
 
 
 def _geometry(path: Path) -> Geometry | None:
-    config = _yaml(path)
+    config = read_yaml(path)
     if "model" not in config or "data" not in config:
         return None
     # two sections of the file are all that a model is made of: reading the whole with the parser takes far longer
@@ -277,6 +236,7 @@ def _geometry(path: Path) -> Geometry | None:
     return Geometry(network.pattern, len(network.blocks), network.grid, network.num_prefix_tokens, has_class_token)
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file; empty where there is no file."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C many times faster
     return (yaml.load(path.read_text(encoding="utf-8"), Loader=loader) or {}) if path.exists() else {}

@@ -5,17 +5,37 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 import plotly.graph_objects as go
 from plotly.utils import PlotlyJSONEncoder
 
 from .findings import SuiteReport
 from .page_data import Condition, Evidence
-from .page_marks import ranked, short_names
+from .page_marks import ranked, row_names
 from .time_sensitivity import CONDITION_NAMES
 
 
-def picture(name: str, figures: Sequence[go.Figure], title: str, caption: str, control: str = "") -> str:
+class Choice(NamedTuple):
+    """A line of a picture that can be shown and hidden: whose it is, how it looks, and whether it is seen at first."""
+
+    key: str
+    name: str
+    colour: str
+    dash: str
+    shown: bool
+
+
+def picture(
+    name: str,
+    figures: Sequence[go.Figure],
+    title: str,
+    caption: str,
+    control: str = "",
+    *,
+    numbers: str = "numbers in the table",
+    lines: str = "",
+) -> str:
     """Draw a figure, or one of several that a control chooses from.
 
     Args:
@@ -24,6 +44,8 @@ def picture(name: str, figures: Sequence[go.Figure], title: str, caption: str, c
         title: Heading, HTML.
         caption: Below it, HTML.
         control: What chooses, from ``switch`` or ``choose``.
+        numbers: Where who sees no picture finds what it shows, HTML.
+        lines: What shows and hides single lines of it, from ``tick``.
 
     Returns:
         HTML.
@@ -33,8 +55,8 @@ def picture(name: str, figures: Sequence[go.Figure], title: str, caption: str, c
     spec = spec.replace("<", "\\u003c").replace("&", "\\u0026")
     height = figures[0].layout.height or 300
     return (
-        f'<figure><div class="head"><h3>{title}</h3>{control}</div>'
-        f'<div class="plot" id="{name}" role="img" aria-label="{title}; numbers in the table"'
+        f'<figure><div class="head"><h3>{title}</h3>{control}</div>{lines}'
+        f'<div class="plot" id="{name}" role="img" aria-label="{title}; {numbers}"'
         f' style="min-height:{height}px"></div>'
         f'<script type="application/json" data-for="{name}">{spec}</script>'
         f"<figcaption>{caption}</figcaption></figure>"
@@ -59,6 +81,17 @@ def choose(label: str, names: Sequence[str], pictures: Sequence[str]) -> str:
     )
 
 
+def tick(legend: str, choices: Sequence[Choice], picture: str) -> str:
+    """Boxes to tick, one a line of a picture, each beside a piece of its line."""
+    boxes = "".join(
+        f'<label><input type="checkbox" value="{escape(choice.key)}" data-shows="{picture}"{" checked" * choice.shown}>'
+        f'<i style="border-top: 3px {"solid" if choice.dash == "solid" else "dashed"} {choice.colour}"></i>'
+        f"{escape(choice.name)}</label>"
+        for choice in choices
+    )
+    return f'<fieldset class="lines"><legend>{escape(legend)}</legend>{boxes}</fieldset>'
+
+
 def fold_away(summary: str, content: str) -> str:
     """Keep what only some want to see behind a line."""
     return f'<details class="fold"><summary>{escape(summary)}</summary><div>{content}</div></details>'
@@ -72,7 +105,8 @@ def sensitivity_table(suite: SuiteReport, evidence: Mapping[str, Evidence]) -> I
     keys = [key for key in CONDITION_NAMES if any(key in evidence[row.variant].conditions for row in rows)]
     heads = "".join(f'<th scope="col">{CONDITION_NAMES[key]}</th>' for key in keys)
     body = ""
-    for row, name in zip(rows, short_names([row.variant for row in rows]), strict=True):
+    tried = [max(condition.score.n for condition in evidence[row.variant].conditions.values()) for row in rows]
+    for row, name in zip(rows, row_names(suite, rows, tried), strict=True):
         conditions = evidence[row.variant].conditions
         cells = "".join(_condition(conditions.get(key), first=key == "as_is") for key in keys)
         body += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'

@@ -6,6 +6,7 @@ SCRIPT = r"""
 "use strict";
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const narrow = window.matchMedia("(max-width: 640px)");
+const medium = window.matchMedia("(max-width: 1100px)");
 const chosen = {};
 
 // plotly knows no variables of the style sheet; nothing but colours is looked at
@@ -13,7 +14,7 @@ function resolve(value, isColour, css) {
   if (Array.isArray(value)) return value.map(item => resolve(item, isColour, css));
   if (value && typeof value === "object")
     return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, resolve(v, /color(scale)?$/i.test(k), css)]));
-  const name = isColour && typeof value === "string" && value.match(/^var\((--[a-z-]+)\)$/);
+  const name = isColour && typeof value === "string" && value.match(/^var\((--[a-z0-9-]+)\)$/);
   return name ? css.getPropertyValue(name[1]).trim() : value;
 }
 
@@ -39,11 +40,27 @@ function themed(layout, css) {
   return result;
 }
 
+// what of a trace depends on the width: room for names, and marks a few pixels apart
+function fitted(trace) {
+  const given = trace.meta && trace.meta[narrow.matches ? "narrow" : medium.matches ? "medium" : "wide"];
+  return given ? Object.assign({}, trace, given) : trace;
+}
+
+// browsers keep ticks over a reload, so the boxes say what is seen, not the figure
+function ticked(trace, boxes) {
+  const box = trace.meta && boxes.find(box => box.value === trace.meta.variant);
+  return box ? Object.assign({}, trace, {visible: box.checked}) : trace;
+}
+
+const ticks = [...document.querySelectorAll("[data-shows]")];
+
 function draw(source) {
   const id = source.dataset.for, place = document.getElementById(id);
   if (place.closest("details:not([open])")) return;
   const css = getComputedStyle(document.documentElement);
   const figure = resolve(JSON.parse(source.textContent)[chosen[id] || 0], false, css);
+  const boxes = ticks.filter(box => box.dataset.shows === id);
+  figure.data = figure.data.map(trace => ticked(fitted(trace), boxes));
   place.style.minHeight = (figure.layout.height || 300) + "px";
   Plotly.react(place, figure.data, themed(figure.layout, css), {responsive: true, displaylogo: false,
     modeBarButtons: [["toImage"]], toImageButtonOptions: {format: "svg", filename: id}});
@@ -54,6 +71,7 @@ const drawAll = () => sources.forEach(draw);
 drawAll();
 dark.addEventListener("change", drawAll);
 narrow.addEventListener("change", drawAll);
+medium.addEventListener("change", drawAll);
 
 for (const fold of document.querySelectorAll("details"))
   fold.addEventListener("toggle", () => {
@@ -66,6 +84,13 @@ for (const control of document.querySelectorAll("[data-governs]"))
       chosen[id] = Number(control.value);
       draw(sources.find(source => source.dataset.for === id));
     }
+  });
+
+for (const box of ticks)
+  box.addEventListener("change", () => {
+    const plot = document.getElementById(box.dataset.shows);
+    const own = plot.data.flatMap((trace, place) => trace.meta && trace.meta.variant === box.value ? [place] : []);
+    if (own.length) Plotly.restyle(plot, {visible: box.checked}, own);
   });
 
 function compare(a, b) {

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .findings import Row, SuiteReport
 from .page_data import COSTS, Evidence
-from .page_marks import ranked, short_names, verdicts
+from .page_marks import ranked, row_names, verdicts
 from .report import format_count, format_difference, format_elsewhere, format_improvement, format_p
 
 
@@ -28,7 +28,7 @@ HELP = {
     "verdict": "against the reference, at 95 % for all comparisons of the table together",
     "p (Holm)": "paired t-test over seeds, corrected for all variants of the table",
     "p (sign flips)": "exact permutation p of this row alone; with n seeds never below 2 / 2ⁿ",
-    "P(better)": "probability that a training of this variant beats one of the reference, with a rough 95 % interval",
+    "P(better)": "how probably a training of this beats one of the reference; with an interval from four seeds each",
     "another test set": "95 % interval of the score, seeds and test videos both drawn again",
     "difference there": "95 % interval of the difference, seeds and test videos both drawn again",
     "budget": "what gives this variant the budget of another one",
@@ -47,17 +47,17 @@ def render_table(suite: SuiteReport, evidence: Mapping[str, Evidence]) -> str:
     """
     outcome = verdicts(suite)
     order = [*ranked(suite), *(row for row in suite.rows if row.score is None)]
-    names = short_names([row.variant for row in order])
+    names = row_names(suite, order)
     lines = [
         _cells(suite, row, name, evidence[row.variant], outcome[row.variant])
         for row, name in zip(order, names, strict=True)
     ]
     shown = [head for head in lines[0] if any(line[head].text not in ("", "–") for line in lines)]
-    # the rows come sorted by score
+    # the rows come sorted by score; before anything is finished nothing sorts them
     heads = "".join(
-        f'<th scope="col"{_kind(lines[0][head])} aria-sort="{"descending" if place == 1 else "none"}">'
+        f'<th scope="col"{_kind(lines[0][head])} aria-sort="{"descending" if head == suite.suite.metric else "none"}">'
         f'<button type="button"{_help(head)}>{escape(head)}</button></th>'
-        for place, head in enumerate(shown)
+        for head in shown
     )
     body = ""
     for row, line in zip(order, lines, strict=True):
@@ -87,20 +87,20 @@ def _cells(suite: SuiteReport, row: Row, name: str, evidence: Evidence, verdict:
         "difference": Cell(format_difference(difference).replace("-", "−"), difference.mean if difference else None),
         "verdict": Cell(VERDICTS[verdict] if score else "–", VERDICTS[verdict] if score else None, verdict),
         "p (Holm)": Cell(format_p(row.holm_p), row.holm_p),
-        **_statistics(row),
+        **_statistics(suite, row),
         **costs,
         "budget": Cell(row.matched, row.matched or None),
         "seeds": Cell(str(len(row.scores)), len(row.scores)),
     }
 
 
-def _statistics(row: Row) -> dict[str, Cell]:
+def _statistics(suite: SuiteReport, row: Row) -> dict[str, Cell]:
     p = row.difference.permutation_p if row.difference else None
-    better, score, difference = row.improvement, row.elsewhere, row.difference_elsewhere
+    spelt, score, difference = format_improvement(suite, row), row.elsewhere, row.difference_elsewhere
     signed = format_elsewhere(difference, signed=True).replace("-", "−")
     return {
         "p (sign flips)": Cell(format_p(p), p),
-        "P(better)": Cell(format_improvement(better), better.probability if better else None),
+        "P(better)": Cell(spelt, row.improvement.probability if row.improvement and spelt else None),
         "another test set": Cell(format_elsewhere(score), score.low if score else None, "quiet"),
         "difference there": Cell(signed, difference.low if difference else None, "quiet"),
     }

@@ -102,18 +102,17 @@ def format_elsewhere(interval: TestSetInterval | None, *, signed: bool = False) 
 def format_improvement(suite: SuiteReport, row: Row) -> str:
     """``"96 % [84, 100]"``; empty for the reference, and with one pair of seeds, whose share says next to nothing.
 
-    A percentile bootstrap over two or three seeds is far too narrow, and over any number it has no width where the
-    seeds of the two do not overlap: there is no interval then.
+    The interval needs four seeds on a side: over two or three a percentile bootstrap is far too narrow, and has no
+    width as soon as they do not overlap.
     """
     improvement = row.improvement
     reference = next((len(each.scores) for each in suite.rows if each.variant == suite.suite.reference), 0)
     if improvement is None or len(row.scores) * reference < 2:
         return ""
     probability = f"{100 * improvement.probability:.0f} %"
-    low, high = improvement.low, improvement.high
-    if low is None or high is None or low == high or min(len(row.scores), reference) < SEEDS_TO_RESAMPLE:
+    if improvement.low is None or improvement.high is None or min(len(row.scores), reference) < SEEDS_TO_RESAMPLE:
         return probability
-    return f"{probability} [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{probability} [{100 * improvement.low:.0f}, {100 * improvement.high:.0f}]"
 
 
 def format_p(p: float | None) -> str:
