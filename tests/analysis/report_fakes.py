@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from timesformer_plus.analysis.sweep import Run, write_json
+from timesformer_plus.analysis.json_files import write_json
+from timesformer_plus.analysis.runs import Run
 from timesformer_plus.analysis.time_sensitivity import FILE, FORMAT, score_digest
 from timesformer_plus.engine.build_data import ClipRecipe
 from timesformer_plus.engine.predictions import Predictions, save_predictions

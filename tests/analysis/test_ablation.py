@@ -17,9 +17,10 @@ from rich.console import Console
 from timesformer_plus.analysis import ablation, page
 from timesformer_plus.analysis import runner as runner_module
 from timesformer_plus.analysis.ablation import main
+from timesformer_plus.analysis.json_files import read_json
 from timesformer_plus.analysis.processes import FolderBusyError, folder_lock
 from timesformer_plus.analysis.runner import log_tail
-from timesformer_plus.analysis.sweep import plan_runs, read_json
+from timesformer_plus.analysis.sweep import plan_runs
 from timesformer_plus.analysis.time_sensitivity import ProbeError
 
 TS = {"model.pattern": "ts", "fake.score": 0.9}

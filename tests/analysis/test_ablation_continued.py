@@ -19,9 +19,10 @@ from ablation_fakes import FAKE_TRAINER, FakeMeasure, FakeProbe
 from timesformer_plus.analysis import ablation
 from timesformer_plus.analysis import runner as runner_module
 from timesformer_plus.analysis.findings import collect
+from timesformer_plus.analysis.json_files import read_json
 from timesformer_plus.analysis.processes import FolderBusyError
 from timesformer_plus.analysis.runner import Runner
-from timesformer_plus.analysis.sweep import plan_runs, read_json
+from timesformer_plus.analysis.sweep import plan_runs
 from timesformer_plus.analysis.unfinished import clear
 from timesformer_plus.engine.run_folder import RunFolder
 from timesformer_plus.engine.training_state import save_state

@@ -13,8 +13,9 @@ from ablation_fakes import FAKE_TRAINER
 from rich.console import Console
 
 from timesformer_plus.analysis import ablation, cluster
+from timesformer_plus.analysis.json_files import read_json, write_json
 from timesformer_plus.analysis.processes import FolderBusyError
-from timesformer_plus.analysis.sweep import Slurm, plan_runs, read_json, write_json
+from timesformer_plus.analysis.sweep import Slurm, plan_runs
 from timesformer_plus.engine.run_folder import RunFolder
 
 TS = {"model.pattern": "ts", "fake.score": 0.9}

@@ -8,7 +8,8 @@ import pytest
 from timesformer_plus.analysis import ablation
 from timesformer_plus.analysis.ablation import _check_options
 from timesformer_plus.analysis.findings import collect
-from timesformer_plus.analysis.sweep import plan_runs, read_json, write_json
+from timesformer_plus.analysis.json_files import read_json, write_json
+from timesformer_plus.analysis.sweep import plan_runs
 
 
 def gflops(sweep):

@@ -153,7 +153,7 @@ def test_wrong_metric_is_refused_with_what_there_is(make_sweep):
     store(run, **top1(0.5))
     with pytest.raises(ValueError, match=r"no test metric 'pear'; .* to one of \['top1'\]"):
         collect(sweep, [run])
-    with pytest.raises(ValueError, match="metric=loss: of it less is better"):
+    with pytest.raises(ValueError, match="metric=loss: less of it is better"):
         make_sweep({"s": {}}, suite={"metric": "loss"})
 
 

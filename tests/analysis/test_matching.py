@@ -7,11 +7,12 @@ import pytest
 import yaml
 
 from timesformer_plus.analysis import matching
+from timesformer_plus.analysis.json_files import read_json
 from timesformer_plus.analysis.knobs import Knob, find_knob
 from timesformer_plus.analysis.latency import ROUNDS, search_latency
 from timesformer_plus.analysis.matching import Match, describe_matches, match_budgets, search_count, solve_matches
 from timesformer_plus.analysis.quantities import count_quantity
-from timesformer_plus.analysis.sweep import Suite, Sweep, plan_runs, read_json, store_matches
+from timesformer_plus.analysis.sweep import Suite, Sweep, plan_runs, store_matches
 
 
 def options(pattern, **args):

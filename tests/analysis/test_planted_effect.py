@@ -11,9 +11,10 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from timesformer_plus.analysis.ablation import run_ablation
+from timesformer_plus.analysis.json_files import read_json
 from timesformer_plus.analysis.power import power_of
 from timesformer_plus.analysis.statistics import LEVEL, correct, is_separated, paired_difference
-from timesformer_plus.analysis.sweep import Suite, Sweep, read_json
+from timesformer_plus.analysis.sweep import Suite, Sweep
 from timesformer_plus.data.motion import write_motion
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -8,11 +8,12 @@ from report_fakes import finish, write_predictions
 from rich.console import Console
 
 from timesformer_plus.analysis.findings import collect
+from timesformer_plus.analysis.json_files import write_json
 from timesformer_plus.analysis.matching import Match
 from timesformer_plus.analysis.page import render_page
 from timesformer_plus.analysis.report import print_report, to_markdown
 from timesformer_plus.analysis.sentences import find_warnings
-from timesformer_plus.analysis.sweep import plan_runs, write_json
+from timesformer_plus.analysis.sweep import plan_runs
 
 TRUE = [0, 1, 2] * 20
 

@@ -8,9 +8,10 @@ import pytest
 from report_fakes import fail, finish, write_cost, write_predictions
 
 from timesformer_plus.analysis.findings import collect
+from timesformer_plus.analysis.json_files import read_json, write_json
 from timesformer_plus.analysis.report import write_report
 from timesformer_plus.analysis.results_read import read_sweep
-from timesformer_plus.analysis.sweep import plan_runs, read_json, write_json
+from timesformer_plus.analysis.sweep import plan_runs
 from timesformer_plus.analysis.tables import to_csv, to_json, without_measured
 
 

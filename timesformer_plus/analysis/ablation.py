@@ -21,15 +21,8 @@ from .plan import print_plan
 from .processes import FolderBusyError, folder_lock, signals_ignored, termination_interrupts
 from .report import print_report, write_report
 from .runner import LOG_LINES_SHOWN, Runner, log_tail
-from .sweep import (
-    Run,
-    Sweep,
-    parse_sweep,
-    plan_runs,
-    read_outcome,
-    store_matches,
-    suite_matches,
-)
+from .runs import Run, read_outcome
+from .sweep import Sweep, parse_sweep, plan_runs, store_matches, suite_matches
 from .time_sensitivity import probe_runs
 from .unfinished import holds_strangers, refuse_busy
 

@@ -19,9 +19,11 @@ import psutil  # type: ignore[import-untyped]
 import submitit
 from rich.console import Console
 
+from .json_files import read_json, write_json
 from .processes import FolderBusyError, signals_deferred, signals_ignored
 from .runner import LOG_LINES_SHOWN, log_tail
-from .sweep import Run, Sweep, outcome_file, read_json, read_outcome, write_json
+from .runs import Run, outcome_file, read_outcome
+from .sweep import Sweep
 from .training_process import Training, begin_training
 
 POLL_SECONDS = 0.5

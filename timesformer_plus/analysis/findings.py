@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from .bootstrap import TestSetInterval, bootstrap_seeds_and_videos
+from .json_files import read_json
 from .measuring import cost_file, is_cost_of
 from .permutation import Improvement, probability_of_improvement
 from .reproduce import run_commands, sweep_commands
+from .runs import Run, State, read_outcome
 from .sentences import find_sentences, find_warnings, left_out
 from .statistics import MeanInterval, PairedDifference, correct, mean_interval, paired_difference
-from .sweep import LESS_IS_BETTER, Run, State, Suite, Sweep, matches_file, read_json, read_outcome
+from .sweep import LESS_IS_BETTER, Suite, Sweep, matches_file
 from .video_scores import VideoScores, difference_of, read_video_scores, stack_seeds
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]

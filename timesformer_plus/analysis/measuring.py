@@ -10,7 +10,9 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from .cost import Cost, CostError, Speed
-from .sweep import Run, Sweep, is_same_training, read_json, resolve_variants, write_json
+from .json_files import read_json, write_json
+from .runs import Run, is_same_training
+from .sweep import Sweep, resolve_variants
 from .time_sensitivity import ProbeError, read_sensitivity
 
 Measure = Callable[[Mapping[str, Path], int], Mapping[str, tuple[Cost, Speed]]]

@@ -22,8 +22,8 @@ from ..engine.data_config import DataConfig
 from ..engine.predictions import load_predictions
 from ..models.tokens import Grid
 from .findings import Report, Row, SuiteReport
+from .json_files import read_json
 from .statistics import MeanInterval, PairedDifference, mean_interval, paired_difference
-from .sweep import read_json
 from .time_sensitivity import CONDITION_NAMES, read_sensitivity
 
 COSTS = {

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .findings import Report, SuiteReport
+from .json_files import read_json
 from .page_data import Evidence, Geometry, read_yaml
-from .sweep import read_json
 
 OPTION = "model option "
 # options of the augmentation that say how, not whether -> those without which they are nothing

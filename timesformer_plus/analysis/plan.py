@@ -29,8 +29,9 @@ from .cost import Cost, clip_shape, device_name, measure_cost
 from .data_digest import why_unusable
 from .matching import describe_matches
 from .options import parse_options
+from .runs import Run
 from .split_sizes import SplitSizes, split_sizes
-from .sweep import Run, Sweep, suite_matches
+from .sweep import Sweep, suite_matches
 
 UPDATES, WARMUP = 3, 1
 # of greater batches this many clips are timed, and the time is multiplied

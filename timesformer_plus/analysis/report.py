@@ -13,10 +13,12 @@ from rich.text import Text
 from ..engine.atomic_file import new_file
 from .bootstrap import TestSetInterval
 from .findings import Report, Row, SuiteReport, collect
+from .json_files import write_json
 from .markdown import escape, table
+from .runs import Run
 from .sentences import format_percent
 from .statistics import MeanInterval, PairedDifference
-from .sweep import Run, Sweep, write_json
+from .sweep import Sweep
 from .tables import to_csv, to_json
 
 PATTERN = "pattern"

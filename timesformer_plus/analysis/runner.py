@@ -20,7 +20,8 @@ from rich.table import Column
 from rich.text import Text
 
 from .processes import FolderBusyError, signal_group, signals_deferred, signals_ignored
-from .sweep import Run, Sweep, read_outcome
+from .runs import Run, read_outcome
+from .sweep import Sweep
 from .training_process import Training, begin_training
 
 LOG_LINES_SHOWN = 15

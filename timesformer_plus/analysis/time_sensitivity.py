@@ -38,8 +38,9 @@ from ..engine.evaluation import evaluate
 from ..engine.metrics import Metrics, headline
 from ..engine.processes import join_processes
 from ..engine.train import EVALUATION_BATCH
+from .json_files import read_json, write_json
 from .options import parse_options, read_options
-from .sweep import read_json, read_result, write_json
+from .runs import read_result
 
 CONDITION_NAMES: dict[str, str] = {
     "as_is": "as they are",

@@ -12,9 +12,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .json_files import read_json, write_json
 from .launching import training_command, training_environment
 from .processes import MARK, inherited_as_blocked, marked_processes, signal_group, signal_marked
-from .sweep import Run, Sweep, outcome_file, read_json, read_outcome, write_json
+from .runs import Run, outcome_file, read_outcome
+from .sweep import Sweep
 from .unfinished import clear, refuse_busy, resume_point
 
 POLL_SECONDS = 0.1

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..engine.run_folder import RunFolder
 from ..engine.training_state import newest_state
 from .processes import FolderBusyError
-from .sweep import Run
+from .runs import Run
 
 LOCK = ".lock"  # of the training, see ``RunFolder.hold``
 # What a sweep leaves in a folder before it has written run.yaml: how a job ended that did not get so far, the lock of
