@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock
 
 from timesformer_plus.data.decoders import Frames
-from timesformer_plus.data.manifests import Sample
+from timesformer_plus.data.manifests import Member, Sample
 
 # of a video's bytes, these at its beginning and its end tell its content from another's of the same size and date
 TELLING_BYTES = 1 << 16
@@ -57,7 +57,7 @@ class DecodedFolder:
         self.folder = folder
         self.recipe = recipe
         self.limit = int(limit_mb * 1e6)
-        self._contents: dict[str, str] = {}
+        self._keys: dict[tuple[Path, Member | None], tuple[str, str]] = {}
         self._maps: dict[str, Decoded] = {}
         self._counted = False
 
@@ -160,10 +160,11 @@ class DecodedFolder:
 
     def _key(self, sample: Sample) -> tuple[str, str]:
         """Which video, and which content of it. Settled once a process: within a run a video does not change."""
-        source = _digest(f"{sample.path.resolve()}\0{sample.member}\0{self.recipe}".encode())
-        if source not in self._contents:
-            self._contents[source] = _digest(_content(sample))
-        return source, self._contents[source]
+        video = (sample.path, sample.member)
+        if video not in self._keys:
+            source = _digest(f"{sample.path.resolve()}\0{sample.member}\0{self.recipe}".encode())
+            self._keys[video] = source, _digest(_content(sample))
+        return self._keys[video]
 
 
 def _size(path: Path) -> int:
