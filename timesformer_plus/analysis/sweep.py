@@ -89,7 +89,7 @@ class Suite:
                 raise ValueError("threads is one number for the whole sweep; set it beside `suites`, not in a variant")
         if self.metric in LESS_IS_BETTER:
             raise ValueError(
-                f"metric={self.metric}: of it less is better, and nothing here knows; take top1, or pair …"
+                f"metric={self.metric}: less of it is better, and comparisons take more for better; give top1"
             )
         if self.ceiling is not None and not 0 <= self.ceiling <= 1:
             raise ValueError(f"ceiling={self.ceiling} is not a fraction; 50 % is 0.5")
