@@ -167,8 +167,8 @@ def notes(report: Report) -> list[str]:
         "says how many videos may be otherwise that none has shown. It is not corrected for the number of variants, "
         "and is there only where predictions are kept and the metric is a mean over videos or pairs.",
         "P(better) is the share of pairs of seeds, one of the variant and one of the reference, that the variant wins, "
-        "ties one half; with a 95 % percentile bootstrap over seeds, rough for a handful of them (91 % of the time "
-        "right for five). It speaks about single trainings, not about means.",
+        "ties one half; from four seeds on each side with a 95 % percentile bootstrap over them, rough for a handful "
+        "(91 % of the time right for five). It speaks about single trainings, not about means.",
         "GFLOPs are 10⁹ multiply-adds of matrix products and convolutions on one clip view, all attention counted.",
         "clips/s are clip views in inference, measured while nothing was training, the variants taking turns; median.",
         f"Training time is wall-clock with {report.jobs} trainings at a time, {report.threads} thread(s) each.",
