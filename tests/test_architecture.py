@@ -21,6 +21,8 @@ MODEL_ORDER = [
     "tokens",
     "pattern",
     "rotary",
+    "kernels",
+    "rows",
     "group_attention",
     "layers",
     "embed",
