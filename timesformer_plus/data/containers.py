@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from timesformer_plus.data.guard import DecodeError, Limits, Source, admit, identify, identify_source
+from timesformer_plus.data.guard import DecodeError, Limits, Source, admit, identify, identify_opened
 from timesformer_plus.data.packets import Packets, is_cover, main_video, open_container, packets_of, read_packets
 from timesformer_plus.data.truncation import missing_bytes
 
@@ -92,8 +92,7 @@ class FrameIndex:
         turns: Counter-clockwise quarter turns that bring the frames upright.
         times: Time of every frame that a sequential decode gives, in seconds after the first one, ascending.
         start: The time, in ticks, that the file gives to the first frame.
-        keys: Time of each key frame's picture and the time to seek to for it, in the file's ticks, (K, 2); empty where
-            nobody can seek.
+        keys: Time of each key frame's picture in the file's ticks, (K,), ascending; empty where nobody can seek.
         fps: Average frames per second; 0 where the file does not say.
         announced: Frames that the header announces; 0 where it does not say.
         seconds: Duration by the header; where it does not say, from the first frame to the end of the last.
@@ -178,9 +177,10 @@ def index_source(source: Source, limits: Limits) -> FrameIndex:
 
 
 def _read_index(source: Source, limits: Limits) -> FrameIndex:
-    container = identify_source(source)
     try:
-        missing = missing_bytes(source, container)
+        with source.open() as file:
+            container = identify_opened(source, file)
+            missing = missing_bytes(file, source.size, container)
     except OSError as error:
         raise source.error(f"cannot be read ({error.strerror})", "no access") from error
     if missing:
@@ -208,12 +208,9 @@ def _index_packets(source: Source, container: str, opened: av.container.InputCon
     shown = shown[np.searchsorted(shown, first.pts) :]
     if not len(shown):
         raise source.error("shows a frame that it does not list; copy it again", "damaged")
-    keys = np.empty((0, 2), np.int64)
+    keys = np.empty(0, np.int64)
     if (np.diff(shown) > 0).all() and not packets.untimed:
-        # mov files are sought by the time of decoding, matroska by that of showing
-        seek_to = packets.decoded if container == "mov" else packets.time
-        keys = np.stack([packets.time, seek_to], axis=1)[packets.key & (packets.time >= first.pts)]
-        keys = keys[np.argsort(keys[:, 0], kind="stable")]
+        keys = np.sort(packets.time[packets.key & (packets.time >= first.pts)])
     times = FrameTimes(shown - shown[0], stream.time_base or Fraction(0))
     return _checked_index(
         source, container, stream, first, times, limits, start=shown[0], keys=keys, seekable=seekable, trouble=trouble
@@ -271,7 +268,7 @@ def _index_by_decoding(
         tick = 1 / stream.average_rate if stream.average_rate else tick
     times = FrameTimes(ticks - ticks[0], tick)
     trouble = f"{container} files have no exact index"
-    keys = np.empty((0, 2), np.int64)
+    keys = np.empty(0, np.int64)
     return _checked_index(
         source, container, stream, first, times, limits, start=0, keys=keys, seekable=False, trouble=trouble
     )

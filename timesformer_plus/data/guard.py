@@ -106,12 +106,14 @@ class Source:
         member: Place of the first byte and number of bytes in ``path``, for a member of an archive.
         size: Bytes of the file, or of the member.
         mtime_ns: When the file was changed last, in nanoseconds.
+        inode: Number of the file in its file system: another one moved to this place has another.
     """
 
     path: Path
     member: tuple[int, int] | None
     size: int
     mtime_ns: int
+    inode: int = 0
 
     def error(self, reason: str, kind: str) -> DecodeError:
         """A ``DecodeError`` that names the file, and the member by its place."""
@@ -199,7 +201,7 @@ def admit(path: str | Path, *, member: tuple[int, int] | None = None, limits: Li
     if not size:
         raise DecodeError(path, "the file is empty; copy it again", "empty")
     (limits or Limits()).check(path, "max_file_bytes", size, f"{size:,} bytes")
-    return Source(path.absolute(), member, size, found.st_mtime_ns)
+    return Source(path.absolute(), member, size, found.st_mtime_ns, found.st_ino)
 
 
 def identify(path: str | Path, *, member: tuple[int, int] | None = None) -> str:
@@ -216,16 +218,22 @@ def identify(path: str | Path, *, member: tuple[int, int] | None = None) -> str:
     Raises:
         DecodeError: Not a regular file, empty, or not the beginning of a video container.
     """
-    return identify_source(admit(path, member=member))
-
-
-def identify_source(source: Source) -> str:
-    """``identify`` for a file that was let in already."""
+    source = admit(path, member=member)
     try:
         with source.open() as file:
-            head = file.read(512)
+            return identify_opened(source, file)
     except OSError as error:
         raise source.error(f"cannot be read ({error.strerror})", "no access") from error
+
+
+def identify_opened(source: Source, file: io.BufferedReader) -> str:
+    """``identify`` for a file that was let in and opened already, and is at its beginning.
+
+    Raises:
+        OSError: It cannot be read.
+        DecodeError: See there.
+    """
+    head = file.read(512)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
         return "mov"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":

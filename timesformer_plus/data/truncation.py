@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import io
 
-from timesformer_plus.data.guard import Source
-
 # parts without which frames are missing; what comes after them may be anything, as the padding that some tools leave
 _MOV_PARTS = (b"mdat", b"moov", b"moof")
 _EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
 
 
-def missing_bytes(source: Source, container: str) -> int:
+def missing_bytes(file: io.BufferedReader, size: int, container: str) -> int:
     """How many bytes a file lacks of what its container announces.
 
     Args:
-        source: The file.
+        file: The file, opened; it is read at places of its own.
+        size: Its bytes.
         container: FFmpeg's name of its demuxer.
 
     Returns:
@@ -31,8 +30,8 @@ def missing_bytes(source: Source, container: str) -> int:
     find_end = {"mov": _end_of_mov, "matroska": _end_of_matroska, "avi": _end_of_avi}.get(container)
     if find_end is None:
         return 0
-    with source.open() as file:
-        return max(0, find_end(file, source.size) - source.size)
+    file.seek(0)
+    return max(0, find_end(file, size) - size)
 
 
 def _end_of_mov(file: io.BufferedReader, size: int) -> int:
