@@ -50,7 +50,7 @@ class IndexedDecoder(FrameReader):
 
 
 class DecordDecoder(IndexedDecoder):
-    """Frames by decord, the fastest.
+    """Frames by decord.
 
     It seeks to frames, so files in which that misses are refused: AVI, MPEG-TS, edit lists that hide frames, open GOPs
     (which is what x265 writes unless told otherwise), and files of several videos, where it need not take the first. So

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal, Protocol, cast, get_args
 
 from timesformer_plus.data.backends import DecordDecoder, PyTorchVideoDecoder, TorchCodecDecoder, load_torchcodec
-from timesformer_plus.data.containers import FrameIndex, index_source
+from timesformer_plus.data.containers import index_source
 from timesformer_plus.data.frame_reader import Frames
-from timesformer_plus.data.guard import DecodeError, Limits, Source, admit
+from timesformer_plus.data.guard import DecodeError, Limits, admit
 from timesformer_plus.data.pyav_decoder import PyAVDecoder
 from timesformer_plus.data.stills import ArrayDecoder, ImagesDecoder
 
@@ -103,8 +103,8 @@ def open_video(
 
     Args:
         path: The file or folder.
-        decoder: ``"decord"``, ``"pyav"``, ``"pytorchvideo"``, ``"torchcodec"``, or ``"auto"``, which chooses for every
-            file by what it is and by what is installed, see ``describe_auto``. It has no say over folders and ``.npy``.
+        decoder: ``"decord"``, ``"pyav"``, ``"pytorchvideo"``, ``"torchcodec"``, or ``"auto"``, the fastest that is
+            exact on the file, see ``describe_auto``. It has no say over folders and ``.npy``.
         member: Offset and length in bytes of the part of ``path`` that is the video, for a member of a tar archive.
             The library that decodes it sees these bytes and nothing else.
         limits: How large a video may be; the usual limits if not given.
@@ -133,8 +133,6 @@ def open_video(
     name = resolve_decoder(decoder)
     source = admit(path, member=member, limits=limits)
     index = index_source(source, limits)
-    if name == "auto":
-        name = _choose(source, index)
     return _DECODERS[name](source, index, limits=limits, short_side=short_side)
 
 
@@ -145,7 +143,7 @@ def resolve_decoder(decoder: str) -> DecoderName:
         decoder: A ``DecoderName``.
 
     Returns:
-        The same name. ``"auto"`` stays: it chooses for every file.
+        The same name.
 
     Raises:
         ImportError: It is not installed, or cannot be loaded.
@@ -177,25 +175,16 @@ def describe_auto() -> str:
     """Say in one line which library ``decoder="auto"`` reads which files with on this machine.
 
     Raises:
-        ImportError: Not even PyAV is installed.
+        ImportError: PyAV is not installed.
     """
     resolve_decoder("auto")
-    seeking = [name for name in ("decord", "torchcodec") if is_usable(name)]
-    if not seeking:
-        return "auto: PyAV reads every video (neither decord nor torchcodec can be loaded here)"
-    parts = {
-        "decord": "decord reads mp4, mov, mkv and webm where it is exact",
-        "torchcodec": f"torchcodec {'the others' if 'decord' in seeking else 'reads mp4, mov, mkv and webm'}",
-    }
-    listed = ", ".join(parts[name] for name in seeking)
-    return f"auto: {listed}, PyAV other files and those of more than {_LONG:,} frames"
+    return "auto: PyAV reads every video"
 
-
-# Frames. Opening a video costs decord and torchcodec a pass over the whole file each time (0.1 s and 0.4 s for 36,000
-# frames of 320x240), PyAV only the first time, as the index is kept.
-_LONG = 10_000
 
 _DECODERS: dict[str, Callable[..., Decoder]] = {
+    # decord and torchcodec go through the whole file whenever they open it, and decode what nobody refers to: on H.264
+    # PyAV is 1.4 to 2.6 times as fast as decord (see analysis/bench/data.py), and where they agree, to the pixel
+    "auto": PyAVDecoder,
     "decord": DecordDecoder,
     "pyav": PyAVDecoder,
     "pytorchvideo": PyTorchVideoDecoder,
@@ -209,17 +198,6 @@ _MODULES = {
     "pytorchvideo": ("pytorchvideo", "av"),
     "torchcodec": ("torchcodec", "av"),
 }
-
-
-def _choose(source: Source, index: FrameIndex) -> DecoderName:
-    """By what the file is and what is installed, never by what failed: so it stays the same in all workers of a run."""
-    if len(index) > _LONG:
-        return "pyav"
-    if is_usable("decord") and not DecordDecoder.refuses(source, index):
-        return "decord"
-    if index.seekable and is_usable("torchcodec"):
-        return "torchcodec"
-    return "pyav"
 
 
 def _not_installed(decoder: str) -> list[str]:

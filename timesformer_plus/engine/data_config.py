@@ -43,11 +43,11 @@ class DataConfig:
             the scan has them; null for none.
         max_bad: Unreadable videos that training replaces by others in an epoch, before it stops; 0 stops at the first,
             null stands for the greater of 10 and 0.1 % of the split. Evaluation replaces none.
-        decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto takes for every file the fastest that is
-            installed and exact on it.
+        decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto is the fastest that is exact on every
+            file, pyav.
         limits: What a file may ask of this machine.
         decode_size: Length of the shorter side, in pixels, that frames are reduced to when they are decoded; null
-            keeps their size.
+            keeps their size. It makes decoded videos in `cache_dir` smaller; it saves hardly any time.
         image_fps: Frames a second of videos that come as folders of images or .npy arrays.
         num_frames: Frames a clip; null for the number the model is made for.
         sampling: stride cuts a run of frames `stride` apart; seconds shows what is on screen `target_fps` times a

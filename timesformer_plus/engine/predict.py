@@ -52,8 +52,8 @@ def predict(
         num_crops: Crops a clip; null for as many as in training's evaluation.
         average: What the views are averaged in: probabilities, or logits; null for that of training's evaluation.
         batch_size: Greatest number of views in a forward pass.
-        decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto takes the fastest that is installed and
-            exact on the file.
+        decoder: Video reader: decord, pyav, torchcodec or pytorchvideo; auto is the fastest that is exact on
+            every file, pyav.
         limits: What the file may ask of this machine.
         image_fps: Frames a second of a video that comes as a folder of images or an .npy array.
 
