@@ -79,7 +79,8 @@ def attend(
         kernel: What is to compute it; see ``choose_kernel``.
 
     Returns:
-        (B, H, L, d), as a rule lying in memory as (B, L, H, d) (not where SDPA falls back to plain products).
+        (B, H, L, d). Where q is a view of a token layout, it lies in memory as (B, L, H, d), so that its heads merge
+        without a copy; not so where SDPA falls back to plain products (dropout on a CPU, for one).
 
     Raises:
         ValueError: Shapes or types that do not fit, or a kernel that does not exist or cannot serve the case.

@@ -37,6 +37,8 @@ def packed_flex(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     S = k.shape[2]
     packed = sequences_of_tile(H, max(L, S))
     mask = _mask(packed, L, S, causal, q.device)
+    if not torch.is_grad_enabled():  # on a CPU FlexAttention refuses what has a gradient even where none is wanted
+        q, k, v = q.detach(), k.detach(), v.detach()
     q, k, v = (x.reshape(B, H // packed, packed * x.shape[2], d) for x in (q, k, v))
     y: Tensor = _flex(q.device)(q, k, v, block_mask=mask)
     return y.reshape(B, H, L, d).transpose(1, 2).contiguous().transpose(1, 2)
