@@ -1,11 +1,11 @@
-# Two commands do everything: `make demo` and `make test`. Both set up .venv first and may be run again.
+# Two commands do everything: `make demo` and `make test`. All targets set up .venv first and may be run again.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # One OpenMP thread a process: two processes with two threads each on two cores run many times slower than with one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint browser
+.PHONY: demo test bench lint browser
 .DEFAULT_GOAL := demo
 
 # A stamp says that the environment was made whole; half of one (no ensurepip, Ctrl-C) is made anew.
@@ -36,6 +36,10 @@ browser:
 
 test: $(VENV)/.dev browser
 	$(BIN)/python -m pytest -n auto
+
+# On all cores, for one process runs at a time; BENCH takes tables and options: make bench BENCH="model --quick true"
+bench: $(VENV)/.dev
+	env -u OMP_NUM_THREADS $(BIN)/python tools/benchmark.py $(BENCH)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

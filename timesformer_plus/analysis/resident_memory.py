@@ -80,19 +80,19 @@ def grow(folder: str, batch_size: int, threads: int) -> Peaks:
         By how much the peak of the resident set has grown.
     """
     torch.set_num_threads(threads)
-    _warm_up()
-    before = _peak_of_this_process()
+    warm_up()
+    before = peak_of_this_process()
     model = timm.create_model(f"local-dir:{folder}")
     clips = torch.randn(batch_size, *clip_shape(model))
     Inference(model, clips).run()
-    inference = _peak_of_this_process() - before
+    inference = peak_of_this_process() - before
     training = Training(model, clips)
     for _ in range(2):  # the optimizer's state is there from the second step on
         training.run()
-    return Peaks(inference / MEGABYTE, (_peak_of_this_process() - before) / MEGABYTE)
+    return Peaks(inference / MEGABYTE, (peak_of_this_process() - before) / MEGABYTE)
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Touch the code that models run, whose pages count as resident once they have been."""
     model = nn.Sequential(
         nn.Conv1d(4, 16, 2, stride=2), nn.Flatten(2), nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
@@ -102,7 +102,8 @@ def _warm_up() -> None:
     Training(model, clips).run()
 
 
-def _peak_of_this_process() -> int:
+def peak_of_this_process() -> int:
+    """Greatest resident set that this process has had, in bytes."""
     import resource  # there is none on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
