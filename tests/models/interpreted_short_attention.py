@@ -7,6 +7,8 @@ import pytest
 import torch
 from short_sequences import CASES, TOLERANCES, compare, explicit, inputs
 
+from timesformer_plus.models import short_attention as operators
+from timesformer_plus.models import short_attention_triton as programs
 from timesformer_plus.models.kernels import attend, use_kernel
 from timesformer_plus.models.short_attention import short_attention, short_attention_backward, tile_of
 
@@ -27,6 +29,31 @@ def test_equals_attention_written_out(L: int, S: int, d: int, causal: bool, layo
 @pytest.mark.parametrize(("L", "S", "d", "causal", "layout"), CASES[:35:8] + CASES[-4:-2])
 def test_half_precision(L: int, S: int, d: int, causal: bool, layout: str, dtype: torch.dtype) -> None:
     compare("triton", *inputs(1, one_more_than_a_tile_holds(L, S, d, 2), L, S, d, layout, dtype), causal)
+
+
+class FirstProgram:
+    """Runs the first of the programs that are launched, and no other."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __getitem__(self, launched):
+        return self.function[(1,)]
+
+
+@pytest.mark.parametrize(("L", "S"), [(3, 3), (3, 5), (5, 2)])
+def test_a_program_writes_what_is_its_own(L: int, S: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter runs one after the other, where a GPU would show them overwriting each other."""
+    for name in ("forward", "backward"):
+        monkeypatch.setattr(programs, name, FirstProgram(getattr(programs, name)))
+    new = operators._like_tokens
+    monkeypatch.setattr(operators, "_like_tokens", lambda x: new(x).fill_(torch.nan))
+    packed = tile_of(L, S, 16, 4)[0]
+    q, k, v = (x.detach() for x in inputs(2, 2 * packed, L, S, 16))
+    for result in (short_attention(q, k, v, False), *short_attention_backward(torch.ones_like(q), q, k, v, False)):
+        assert result[0, :packed].isfinite().all()
+        assert result[0, packed:].isnan().all()
+        assert result[1].isnan().all()
 
 
 def test_widest_heads() -> None:

@@ -10,13 +10,13 @@ from timesformer_plus.models.kernels import attend
 
 LENGTHS = (1, 2, 3, 8, 16, 17, 32)
 WIDTHS = (8, 32, 48, 64, 80)
-LAYOUTS = ("rows", "tokens", "slices", "every second")
+LAYOUTS = ("rows", "tokens", "slices", "mixed")
 # of what is compared, relative to the greatest number in it
 TOLERANCES = {torch.float32: 3e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 # (L, S, d, causal, layout): all pairs of length and width, the rest in turn; and lengths that differ
 CASES = [
-    (length, length, width, i % 2 == 1, LAYOUTS[i % 3])
+    (length, length, width, i // 4 % 2 == 1, LAYOUTS[i % 4])
     for i, (length, width) in enumerate(itertools.product(LENGTHS, WIDTHS))
 ]
 CASES += [(1, 32, 48, False, "tokens"), (17, 3, 80, False, "slices"), (2, 9, 64, False, "every second")]
@@ -38,19 +38,20 @@ def inputs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, (B, H, L or S, d), that lie in memory as the layout says; leaves with a gradient."""
 
-    def one(length: int) -> Tensor:
+    def one(length: int, layout: str) -> Tensor:
         if layout == "rows":
             x = torch.randn(B, H, length, d, device=device)
         elif layout == "tokens":  # what attention over time gets: H is places times heads, L has the great stride
             x = torch.randn(B, length, H, d, device=device).transpose(1, 2)
         elif layout == "slices":
             x = torch.randn(B, length + 1, H, 3, d, device=device)[:, 1:, :, 1].transpose(1, 2)
-        else:
+        else:  # every second
             x = torch.randn(B, H, length, 2 * d, device=device)[..., ::2]
         out = torch.empty_strided(x.shape, x.stride(), dtype=dtype, device=device).copy_(x)
         return out.requires_grad_()
 
-    return one(L), one(S), one(S)
+    layouts = ("tokens", "rows", "slices") if layout == "mixed" else (layout,) * 3
+    return one(L, layouts[0]), one(S, layouts[1]), one(S, layouts[2])
 
 
 def compare(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, causal: bool, gradients: bool = True) -> None:

@@ -240,7 +240,24 @@ def test_shapes_and_types_that_do_not_fit():
         with pytest.raises(ValueError, match="should be"):
             attend(*bad)
     with pytest.raises(ValueError, match="one type"):
-        attend(q, k.double(), v)
+        attend(q, k.bfloat16(), v)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert attend(q, k.bfloat16(), v).dtype == torch.bfloat16
+
+
+def test_without_numbers_and_under_export():
+    q = torch.empty(2, 3, 4, 8, device="meta")
+    assert attend(q, q, q).shape == q.shape
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return attend(x, x, x)
+
+    exported = torch.export.export(
+        Model(), (torch.randn(2, 3, 4, 8),), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=9)},)
+    )
+    x = torch.randn(5, 3, 4, 8)
+    torch.testing.assert_close(exported.module()(x), attend(x, x, x))
 
 
 # --- timings

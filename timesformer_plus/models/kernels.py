@@ -85,8 +85,9 @@ def attend(
     Raises:
         ValueError: Shapes or types that do not fit, or a kernel that does not exist or cannot serve the case.
     """
-    _check(q, k, v)
-    dtype = _dtype_of_attention(q)
+    dtype = _dtype_of_autocast(q)
+    _check(q, k, v, dtype is None)
+    dtype = dtype or q.dtype
     training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     case = Case(q.device, dtype, q.shape[2], k.shape[2], q.shape[3], causal, dropout_p, training)
     chosen = choose_kernel(case, kernel)
@@ -257,11 +258,11 @@ def _triton_state() -> str:
     return "interpreted" if INTERPRETED else "compiled"
 
 
-def _dtype_of_attention(q: Tensor) -> torch.dtype:
+def _dtype_of_autocast(q: Tensor) -> torch.dtype | None:
     kind = q.device.type
-    if q.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
-        return q.dtype
-    return torch.get_autocast_dtype(kind)
+    if q.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):  # not on the meta device, for one
+        return None
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout_p: float) -> Tensor:
@@ -278,12 +279,13 @@ def _in_parts(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout_p: float) -
     return torch.cat([y.transpose(1, 2) for y in done], dim=2).transpose(1, 2)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if q.ndim != 4 or k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3:] != k.shape[3:]:
+def _check(q: Tensor, k: Tensor, v: Tensor, one_dtype: bool) -> None:
+    a, b, c = q.shape, k.shape, v.shape  # every attention passes here, and asking takes time
+    if len(a) != 4 or b != c or a[:2] != b[:2] or a[3:] != b[3:]:
         raise ValueError(
-            f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} should be (B, H, L, d), (B, H, S, d) and "
+            f"q {tuple(a)}, k {tuple(b)} and v {tuple(c)} should be (B, H, L, d), (B, H, S, d) and "
             "(B, H, S, d); repeat heads that several share"
         )
-    if not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
+    if (one_dtype and not q.dtype == k.dtype == v.dtype) or not q.device == k.device == v.device:
         kinds = ", ".join(f"{x.dtype} on {x.device}" for x in (q, k, v))
         raise ValueError(f"q, k and v are {kinds}; give all of them one type and one device")
