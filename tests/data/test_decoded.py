@@ -87,7 +87,7 @@ def test_the_frames_are_a_map_and_not_in_memory(tmp_path):
     folder = DecodedFolder(tmp_path / "decoded", recipe="pyav", limit_mb=1)
     folder.store(sample_at(tmp_path / "a.mp4"), frames_of(1))
     loaded = folder.load(sample_at(tmp_path / "a.mp4"))
-    assert isinstance(loaded.frames, np.memmap)
+    assert isinstance(loaded.frames.base, np.memmap)
     assert not loaded.frames.flags.writeable
     assert loaded.times == [0.0, 0.5]
 

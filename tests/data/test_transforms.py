@@ -35,6 +35,22 @@ def test_frames_of_the_right_size_are_left_alone(transform):
     assert torch.equal(clip.video, channels_first(frames))
 
 
+def test_no_chance_is_spent_on_a_crop_as_large_as_the_frame():
+    """It is left out; the draws that come after it are those that they were with it."""
+    transform = TrainTransform(16, scale=None, hflip=0.5)
+    frames = noise(2, 16, 16)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        clip, flipped = transform(frames)
+        after = torch.get_rng_state()
+        torch.manual_seed(seed)
+        cropped = transform.crop(channels_first(frames).transpose(0, 1))
+        assert torch.equal(cropped, channels_first(frames).transpose(0, 1))
+        assert bool(torch.rand(1) < 0.5) == flipped
+        assert torch.equal(after, torch.get_rng_state())
+        assert torch.equal(clip, channels_first(frames).flip(-1) if flipped else channels_first(frames))
+
+
 def test_full_scale_and_square_ratio_change_nothing_either():
     frames = noise(2, 32, 32)
     assert torch.equal(TrainTransform(32, scale=(1, 1), ratio=(1, 1))(frames).video, channels_first(frames))

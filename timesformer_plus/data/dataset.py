@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -137,10 +138,7 @@ class VideoDataset(Dataset[Clip]):
                 raise
             error = wrong
             index, read = self._substitute(clip, [epoch, wanted, view], wrong)
-        # torchvision draws from torch's global CPU generator; the caller's is put back afterwards. torch.manual_seed
-        # would reseed the GPUs as well, which fork_rng(devices=[]) does not restore.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with _drawing_from(seed):
             video, flipped = self.transform(read.frames, crop=crop, num_crops=self.num_crops)
         problem, reason = ("", "") if error is None else (error.kind, str(error))
         return Clip(video, self._target(index, flipped), index, view, wanted, problem, reason, read.short)
@@ -202,6 +200,20 @@ class VideoDataset(Dataset[Clip]):
         if isinstance(label, int):
             return torch.tensor(self._mirrored[label] if flipped else label)
         return torch.tensor([label[i] for i in self._mirrored] if flipped else label, dtype=torch.float32)
+
+
+@contextmanager
+def _drawing_from(seed: int) -> Iterator[None]:
+    """Seed torch's global CPU generator, which torchvision draws from, and put it back as it was afterwards.
+
+    ``torch.manual_seed`` would seed the GPUs as well, and ``torch.random.fork_rng`` looks for them every time.
+    """
+    state = torch.default_generator.get_state()
+    try:
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        torch.default_generator.set_state(state)
 
 
 def _exchange(num_classes: int, pairs: Sequence[tuple[int, int]]) -> list[int]:

@@ -72,6 +72,7 @@ class DecodedFolder:
                 return None
             # a file that a crash of the machine cut short is as good as none
             frames: Frames = np.load(self._frames(source, content), mmap_mode="r", allow_pickle=False)
+            frames = np.asarray(frames)  # the same map, without numpy.memmap's work for every piece that is cut out
         except (OSError, ValueError, EOFError):
             return None
         if len(self._maps) >= MAX_MAPS:
@@ -114,7 +115,7 @@ class DecodedFolder:
                 _write(frames, lambda file: np.save(file, decoded.frames, allow_pickle=False))
                 _write(self.folder / f"{source}.json", lambda file: file.write(facts.encode()))
                 total += size
-            _write(self.folder / ".total", lambda file: file.write(str(total).encode()))
+            self._note(total)
         return fits
 
     def fits(self, size: int) -> bool:
@@ -123,8 +124,7 @@ class DecodedFolder:
             # who has made room by hand, or died while writing, leaves a total that would say no for ever
             self._counted = True
             with contextlib.suppress(OSError), FileLock(self.folder / ".lock"):  # who may not write need not know
-                total = str(self._count()).encode()
-                _write(self.folder / ".total", lambda file: file.write(total))
+                self._note(self._count())
         return self._total() + size <= self.limit
 
     def __getstate__(self) -> dict[str, Any]:
@@ -136,6 +136,15 @@ class DecodedFolder:
             return int((self.folder / ".total").read_bytes())
         except (OSError, ValueError):
             return 0
+
+    def _note(self, total: int) -> None:
+        """Write the running total down; by who has the lock."""
+        # in place and always as long: renaming over a file makes some file systems wait for the disk, for every video
+        handle = os.open(self.folder / ".total", os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, f"{total:020d}".encode())
+        finally:
+            os.close(handle)
 
     def _count(self) -> int:
         """What the folder really holds: a process that died between two steps leaves the running total wrong."""

@@ -187,7 +187,9 @@ class TrainTransform:
             clip = _resize_short_side(clip, int(torch.randint(smallest, largest + 1, ())))
         elif self.keeps_scale:
             clip = _cover(clip, self.size)
-        clip = self.crop(clip)
+        # a random place for a crop as large as the frame is no choice: nothing is drawn for it either
+        if not self.keeps_scale or list(clip.shape[-2:]) != self.size:
+            clip = self.crop(clip)
         flipped = bool(torch.rand(1) < self.hflip)
         if flipped:
             clip = functional.horizontal_flip(clip)
