@@ -20,7 +20,7 @@ TABLE = "memory"
 _ON_CPU: dict[str, tuple[tuple[str, ...], int]] = {
     "test": (("ts",), 8),
     "tiny": (("s", "j", "ts", "twh", "lg"), 8),
-    "small": (("j", "ts"), 8),
+    "small": (("ts",), 8),
     "base": (("s", "ts"), 2),
 }
 _OTHERS: tuple[tuple[Who, str], ...] = (("transformers", "transformers"), ("copies", "fold by copies"))

@@ -1,7 +1,7 @@
 """Peak memory of training steps on the CPU, each in a process of its own that has run nothing before.
 
-One process imports what is needed and forks a child for each step (see ``resident_memory``, whose way this is); jobs
-come as JSON on standard input, answers go line by line to standard output.
+One process imports what is needed and forks a child for each step (see ``resident_memory``, whose way this is); a job
+comes as a line of JSON on standard input, its answer goes as one to standard output.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -53,35 +55,40 @@ class StepPeaks:
     training_mb: float
 
 
-def watch(jobs: Sequence[Job]) -> Iterator[StepPeaks | str]:
+def watch(jobs: Iterable[Job]) -> Iterator[StepPeaks | str]:
     """Run training steps one after the other, each in a fresh process.
 
     Args:
-        jobs: The steps.
+        jobs: The steps; the next one is asked for when the one before is done.
 
     Yields:
         For each job, as soon as it is done, its peaks or why there are none.
+
+    Raises:
+        ValueError: The process that starts the others has ended.
     """
     words = [sys.executable, "-m", __spec__.name]
-    # what the process says of itself goes where this one's errors go
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            json.dump([asdict(job) for job in jobs], process.stdin)
-            process.stdin.close()
-            for _ in jobs:
-                line = process.stdout.readline()
-                if not line:
-                    break
-                answer = json.loads(line)
-                yield answer if isinstance(answer, str) else StepPeaks(**answer)
-            else:
-                return
-            code = process.wait()
-        finally:
-            process.kill()  # nothing happens to one that has ended
-    raise ValueError(f"the process that measures memory ended with {code} before it was done")
+    # in a group of its own, which ends as a whole should this be interrupted
+    process = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        for job in jobs:
+            process.stdin.write(json.dumps(asdict(job)) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            if not line:
+                raise ValueError(f"the process that measures memory ended with {process.wait()} before it was done")
+            answer = json.loads(line)
+            yield answer if isinstance(answer, str) else StepPeaks(**answer)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
 
 
 def _grow(job: Job) -> StepPeaks:
@@ -124,7 +131,8 @@ def _answer(job: Job) -> Any:
 def _main() -> None:
     with contextlib.suppress(ImportError):  # where it is missing nobody asks for it
         import transformers.models.timesformer.modeling_timesformer  # noqa: F401
-    for job in json.load(sys.stdin):
+    for line in sys.stdin:
+        job = json.loads(line)
         shape = Shape(**job.pop("shape"))
         print(json.dumps(_answer(Job(shape=shape, **job))), flush=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ import psutil  # type: ignore[import-untyped]  # accelerate needs it too
 import torch
 from scipy.stats import linregress
 
-from ..counted_cost import MEGABYTE, count_multiply_adds
+from ..counted_cost import MEGABYTE
 from ..passes import Inference
-from .contestants import Shape, make_ours
+from .contestants import Shape, Who, make_ours
+from .limit import products_of
 from .memory import allocated
 from .memory_process import Job, watch
 from .rows import Progress, Row, make_row
@@ -30,6 +32,8 @@ SIDE, FEW = 128, 8
 _QUICK_FRAMES, _QUICK_SIDES = (4, 8, 16, 32), (128, 192, 256)
 # how far quartiles of a normal distribution lie from its mean, in standard errors
 _QUARTILE = 0.6745
+# seconds of training steps on a GPU behind which no longer clip is tried
+_PATIENCE = 10.0
 
 
 def measure(
@@ -80,12 +84,11 @@ def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 
 def _growth(name: str, shapes: Mapping[int, Shape], rounds: int, device: torch.device, progress: Progress) -> Row:
     progress(name)
-    # one model for all: nothing but positions depends on the size, and these are resampled
     passes, counts = {}, []
     for n, shape in shapes.items():
-        model = make_ours(shape)
-        counts.append(float(count_multiply_adds(model, (1, 3, shape.frames, shape.side, shape.side))))
-        passes[str(n)] = Inference(model.to(device), shape.clips(1, device)).run
+        model, clips = make_ours(shape).to(device), shape.clips(1, device)
+        counts.append(float(sum(product.multiply_adds for product in products_of(model, clips))))
+        passes[str(n)] = Inference(model, clips).run
     seconds = take_turns(passes, rounds=rounds, budget=8.0, device=device)
     exponents = [slope(list(shapes), times)[0] for times in zip(*seconds.values(), strict=True)]
     middle = {n: statistics.median(times) for n, times in seconds.items()}
@@ -105,7 +108,7 @@ def _growth(name: str, shapes: Mapping[int, Shape], rounds: int, device: torch.d
 
 def _memory(size: str, side: int, frames: Sequence[int], progress: Progress, device: torch.device) -> list[Row]:
     """How the memory of a training step grows, and at how many frames it would pass what there is."""
-    contests = [("j", "ours"), ("ts", "ours")]
+    contests: list[tuple[str, Who]] = [("j", "ours"), ("ts", "ours")]
     if Shape(size, 8, side, "j").has_peer:
         contests += [("j", "transformers"), ("ts", "transformers")]
     rows = []
@@ -136,25 +139,37 @@ def _memory(size: str, side: int, frames: Sequence[int], progress: Progress, dev
 
 
 def _tried(
-    size: str, side: int, pattern: str, who: Any, frames: Sequence[int], device: torch.device
+    size: str, side: int, pattern: str, who: Who, frames: Sequence[int], device: torch.device
 ) -> tuple[dict[int, float], int | None]:
     """Peak in MB by number of frames; and the number at which a GPU had no more, if it came to that."""
     measured: dict[int, float] = {}
     if device.type != "cuda":
-        shapes = [Shape(size, T, side, pattern) for T in frames]
-        peaks = watch([Job(who, shape, 1, torch.get_num_threads()) for shape in shapes])
-        for T, peak in zip(frames, peaks, strict=True):
-            if not isinstance(peak, str):
-                measured[T] = peak.training_mb
+        todo = (T for T in frames if _fits(measured, T))
+        peaks = watch(Job(who, Shape(size, T, side, pattern), 1, torch.get_num_threads()) for T in todo)
+        for T, peak in zip(frames, peaks, strict=False):
+            if isinstance(peak, str):
+                break
+            measured[T] = peak.training_mb
         return measured, None
     T = frames[0]
-    while T <= 2**14:
+    seconds = 0.0
+    while seconds < _PATIENCE:
+        start = time.perf_counter()
         try:
             measured[T] = allocated(who, Shape(size, T, side, pattern), 1, torch.float32, device).training_mb
         except torch.cuda.OutOfMemoryError:
             return measured, T
+        seconds = time.perf_counter() - start
         T *= 2
     return measured, None
+
+
+def _fits(measured: Mapping[int, float], T: int) -> bool:
+    """Whether so many frames will not take the machine down, if memory grows with the square of the last number."""
+    if not measured:
+        return True
+    last, mb = list(measured.items())[-1]
+    return bool(mb * (T / last) ** 2 < 0.7 * psutil.virtual_memory().available / MEGABYTE)
 
 
 def _passed(measured: Mapping[int, float], there: float) -> str:

@@ -79,6 +79,7 @@ def print_rows(name: str, rows: Sequence[Row], console: Console) -> None:
         table.add_column(column, justify="left" if column == "" else "right", no_wrap=column != "")
     table.add_column("medians", overflow="fold")
     table.add_column("note", overflow="fold")
+    said = ""
     for row in rows:
         unit, reached = _UNITS[row["unit"]], is_reached(row)
         median = Text(f"{_number(row['median'])}{unit}", style="" if reached is None else "green" if reached else "red")
@@ -87,7 +88,12 @@ def print_rows(name: str, rows: Sequence[Row], console: Console) -> None:
             "" if row["target"] is None else f"{'>=' if row['better'] == 'higher' else '<='} {row['target']:g}{sign}"
         )
         quartiles = f"{_number(row['q1'])} .. {_number(row['q3'])}"
-        table.add_row(Text(row["name"]), median, quartiles, target, Text(_made_of(row)), Text(row["note"]))
+        made_of = _made_of(row)
+        # rows of one comparison follow each other and are made of the same
+        table.add_row(
+            Text(row["name"]), median, quartiles, target, Text(made_of * (made_of != said)), Text(row["note"])
+        )
+        said = made_of
     console.print(table)
 
 

@@ -33,27 +33,28 @@ def take_turns(
         rounds: Timed rounds.
         budget: Seconds that warm-up and rounds may take; slow passes get fewer rounds, though never fewer than 3 (or
             ``rounds``, if that is less).
-        warmup: Rounds before that are not timed, at least 1.
+        warmup: Rounds before that are not timed; without one nobody knows how long a pass takes, so that none is
+            repeated and ``budget`` counts for nothing.
         device: What the passes compute on; work on a GPU is waited for.
 
     Returns:
         Name -> seconds of a pass, one value a round; the values of all names at one place are of one round.
 
     Raises:
-        ValueError: ``rounds`` or ``warmup`` below 1.
+        ValueError: ``rounds`` below 1 or ``warmup`` below 0.
         Exception: Whatever a pass raises.
     """
-    if rounds < 1 or warmup < 1:
-        raise ValueError(f"need {rounds=} >= 1 and {warmup=} >= 1")
+    if rounds < 1 or warmup < 0:
+        raise ValueError(f"need {rounds=} >= 1 and {warmup=} >= 0")
     device = torch.device(device)
-    begin, once = time.perf_counter(), dict.fromkeys(passes, 0.0)
+    begin, once = time.perf_counter(), dict.fromkeys(passes, SHORTEST)
     with _no_garbage_collection():
         for _ in range(warmup):
             once = {name: _time(run, 1, device) for name, run in passes.items()}
         repeats = {name: max(1, min(100, math.ceil(SHORTEST / max(t, 1e-9)))) for name, t in once.items()}
         a_round = sum(once[name] * repeats[name] for name in passes)
         left = budget - (time.perf_counter() - begin)
-        if a_round * rounds > left:
+        if warmup and a_round * rounds > left:
             rounds = min(rounds, max(LEAST_ROUNDS, int(left / a_round)))
         seconds: Seconds = {name: [] for name in passes}
         order = list(passes)
