@@ -43,6 +43,7 @@ def seen_by_gradient(model):
     with torch.no_grad():
         tokens, grid = model._embed(torch.randn(1, 3, model.num_frames, *model.patch_embed.img_size).double())
     tokens.requires_grad_()
+    model.frames_apart = False  # what the hooks see are clips, also behind blocks that frames may run through alone
     model._run_blocks(tokens, grid)
     for hook in hooks:
         hook.remove()

@@ -138,19 +138,36 @@ def _record(model: VideoTransformer, clips: Tensor, blocks: Sequence[int]) -> li
     records: list[_Record] = []
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(evaluating(model))
+        stack.callback(setattr, model, "frames_apart", model.frames_apart)
+        model.frames_apart = False  # tokens of a clip stay together, prefix tokens in front
         for index in blocks:
-            for module in _blocks(model)[index].modules():
+            block = _blocks(model)[index]
+            num_prefix: list[int] = []  # of the block: an attention that leaves prefix tokens out never sees them
+            stack.enter_context(_noting_prefix(block, num_prefix))
+            for module in block.modules():
                 if isinstance(module, GroupAttention):
-                    stack.enter_context(_recording(module, index, records))
+                    stack.enter_context(_recording(module, index, num_prefix, records))
         model(clips)
     return records
 
 
 @contextmanager
-def _recording(attention: GroupAttention, block: int, records: list[_Record]) -> Iterator[None]:
+def _noting_prefix(block: SpaceTimeBlock, num_prefix: list[int]) -> Iterator[None]:
     def note_call(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        x, grid = arguments
-        records.append(_Record(block, attention, grid, x.shape[1] - grid.num_tokens))
+        x, grid = arguments[:2]
+        num_prefix[:] = [x.shape[1] - grid.num_tokens]
+
+    hook = block.register_forward_pre_hook(note_call)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _recording(attention: GroupAttention, block: int, num_prefix: list[int], records: list[_Record]) -> Iterator[None]:
+    def note_call(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        records.append(_Record(block, attention, arguments[1], num_prefix[0]))
 
     def note_weights(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         records[-1].rows.append(arguments[0])

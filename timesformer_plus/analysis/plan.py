@@ -139,7 +139,7 @@ def _pace(config: TrainConfig, classes: int) -> Pace:
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
     network = network.to(dtype)
     if config.grad_checkpointing:
-        network.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's
+        network.set_grad_checkpointing(config.grad_checkpointing)  # type: ignore[operator]  # timm's
     if config.only:
         train_only(network, config.only)
     optimizer = build_optimizer(network, config.optim)

@@ -212,7 +212,8 @@ class TrainConfig:
         only: What is trained, the rest stays as it is: kinds of layers (time, space, joint, …, mlp, norm, embed, head)
             or regular expressions that match the names of parameters from the start; empty for everything.
         grad_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory, about a
-            third more time, the same numbers.
+            third more time, the same numbers. Or only those of some parts of the blocks, for less of both: a list of
+            attention, mlp and letters of attentions, such as [mlp, j].
         compile: Mode of torch.compile; null for none.
         precision: fp32, or bf16 / fp16 autocast; fp64 is for checking numbers.
         clip_grad: Greatest norm of the gradient, over all parameters; null for no clipping.
@@ -244,7 +245,7 @@ class TrainConfig:
     drop_last: bool = True
     accumulate: int = 1
     only: tuple[str, ...] = ()
-    grad_checkpointing: bool = False
+    grad_checkpointing: bool | tuple[str, ...] = False
     compile: CompileMode | None = None
     precision: Precision = "fp32"
     clip_grad: float | None = None

@@ -30,7 +30,14 @@ from timesformer_plus.engine.environment import describe_environment
 from timesformer_plus.engine.freezing import train_only
 from timesformer_plus.engine.parallel import Parallel
 from timesformer_plus.engine.pixels import describe_pixels
-from timesformer_plus.engine.processes import agreed, join_processes, runs_on_cpu, set_threads
+from timesformer_plus.engine.processes import (
+    agreed,
+    choose_workers,
+    describe_reading,
+    join_processes,
+    runs_on_cpu,
+    set_threads,
+)
 from timesformer_plus.engine.resume import Start, find_start, version_notes
 from timesformer_plus.engine.run_folder import RunFolder
 from timesformer_plus.engine.sample_dropout import SampleDropout, per_sample_dropout
@@ -108,7 +115,10 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Run:
     network = build_model(config.model, data, len(splits.train.classes))
     recipe = build_recipe(network, data, config.evaluation, precision=config.precision)
     max_bad = default_max_bad(len(splits.train.samples)) if data.max_bad is None else data.max_bad
-    data = dataclasses.replace(data, num_frames=recipe.num_frames, img_size=recipe.img_size, max_bad=max_bad)
+    workers = choose_workers(data.num_workers)
+    data = dataclasses.replace(
+        data, num_frames=recipe.num_frames, img_size=recipe.img_size, max_bad=max_bad, num_workers=workers
+    )
     config = dataclasses.replace(config, data=data)
     named = {"train": splits.train, "val": splits.val, "test": splits.test}
     digests = {name: manifest_digest(manifest) for name, manifest in named.items() if manifest is not None}
@@ -119,11 +129,12 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Run:
         describe_weights(config),
         describe_pixels(config, network.pretrained_cfg, recipe.channel_order),  # type: ignore[arg-type]  # timm's
         describe_auto() if data.decoder == "auto" else f"videos are read by {data.decoder}",
+        describe_reading(workers),
     ]
 
     network = network.double() if config.precision == "fp64" else network
     if config.grad_checkpointing:
-        network.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's
+        network.set_grad_checkpointing(config.grad_checkpointing)  # type: ignore[operator]  # timm's
     if config.only:
         notes.append(train_only(network, config.only))
     dropout = per_sample_dropout(network)

@@ -25,7 +25,7 @@ from timesformer_plus.engine.display import Display
 from timesformer_plus.engine.evaluation import Evaluation, evaluate
 from timesformer_plus.engine.interrupt import Interrupt, exit_code, interrupts
 from timesformer_plus.engine.memory import MemoryShortageError, memory_advice
-from timesformer_plus.engine.processes import agreed
+from timesformer_plus.engine.processes import agreed, choose_workers
 from timesformer_plus.engine.reading_workers import WorkerError
 from timesformer_plus.engine.run import Run, mixes, prepare, start_processes
 from timesformer_plus.engine.run_state import Progress, load_run, save_run
@@ -80,7 +80,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             batch_size=config.batch_size,
             accumulate=config.accumulate,
             world_size=accelerator.num_processes,
-            grad_checkpointing=config.grad_checkpointing,
+            grad_checkpointing=bool(config.grad_checkpointing),
             pairs=mixes(config),
         )
         stack.enter_context(advice())
@@ -277,7 +277,7 @@ class _Training:
                 protocol=run.recipe.protocol,
                 # not a share of the training batch: the last bits of a score must not depend on the number of processes
                 batch_size=run.config.evaluation.batch_size or min(EVALUATION_BATCH, run.config.batch_size),
-                num_workers=run.config.data.num_workers,
+                num_workers=choose_workers(run.config.data.num_workers),
                 timeout=self.watch.reading_timeout,
                 on_batch=lambda _: doing(),
                 on_wait=functools.partial(self.watch.at, f"waiting for the scores of {split}", waits=True),

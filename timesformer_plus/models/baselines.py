@@ -7,7 +7,7 @@ a model here: clips (B, 3, T, H, W) in, logits (B, K) out, a classifier that can
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -112,7 +112,7 @@ class VideoNetwork(nn.Module):
         new = nn.Linear(self.num_features, num_classes).to(like) if num_classes else nn.Identity()
         self.network.set_submodule(NETWORKS[self.variant].head, new)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
+    def set_grad_checkpointing(self, enable: bool | Sequence[str] = True) -> None:
         """Refuse it: these networks have none.
 
         Raises:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .kernels import attend
 from .rotary import only_letters_of_time, rotate
-from .tokens import LETTERS, Grid, fold, num_groups, unfold
+from .rows import gather_rows, scatter_rows
+from .tokens import LETTERS, Grid, axis_lengths, check_grid, fold, groups_around_tokens, num_groups, unfold
 
 if TYPE_CHECKING:  # the class behind the mixin: timm's Attention, EvaAttention or AttentionRope
     from timm.layers import AttentionRope as TimmAttention
@@ -63,6 +66,26 @@ class GroupAttention(TimmAttention):  # type: ignore[misc]  # timm is untyped
         self.fc = nn.Linear(out, out, device=like.device, dtype=like.dtype) if zero_fc else None
         self.reset_fc()
 
+    def fuse(self) -> GroupAttention:
+        """Fold ``fc`` into the projection in front of it, one product instead of two, for inference.
+
+        Exact but for rounding: with y = proj(x) and z = fc(y), z = (F P) x + (F p + f), computed in float64. ``fc`` is
+        gone afterwards, and with it the names that a checkpoint of this layer has. Without ``fc`` nothing changes.
+
+        Returns:
+            The layer itself, as timm's ``reparameterize_model`` wants.
+        """
+        if self.fc is not None:
+            with torch.no_grad():
+                outer, inner = self.fc.weight.double(), self.proj.weight.double()
+                bias = self.fc.bias.double()
+                before = self.proj.bias
+                bias = bias if before is None else bias + outer @ before.double()
+                self.proj.weight.copy_(outer @ inner)
+                self.proj.bias = nn.Parameter(bias.to(self.fc.bias.dtype))
+            self.fc = None
+        return self
+
     def reset_fc(self) -> None:
         """Make ``fc`` zero, so that the attention changes nothing until it is trained."""
         if self.fc is not None:
@@ -90,15 +113,19 @@ class GroupAttention(TimmAttention):  # type: ignore[misc]  # timm is untyped
         if num_prefix < 0:
             raise ValueError(f"x has {x.shape[1]} tokens, fewer than the {grid.num_tokens} patch tokens of {grid}")
         seen = x if self.moves_prefix else x[:, num_prefix:]
-        qkv = self._queries_keys_values(seen, grid, rope, time_rope)
-        share = self.num_heads // len(self.letters)
-        y = torch.cat(
-            [
-                self._attend(qkv[:, :, :, i * share : (i + 1) * share], grid, letter)
-                for i, letter in enumerate(self.letters)
-            ],
-            dim=-1,
-        )
+        parts = self._queries_keys_values(seen, grid, rope, time_rope)
+        if len(self.letters) == 1:
+            y = self._attend(parts, grid, self.letters[0])
+        else:
+            share = self.num_heads // len(self.letters)
+            heads = [slice(i * share, (i + 1) * share) for i in range(len(self.letters))]
+            y = torch.cat(
+                [
+                    self._attend(tuple(part[..., own, :] for part in parts), grid, letter)
+                    for own, letter in zip(heads, self.letters, strict=True)
+                ],
+                dim=-1,
+            )
         y = self.norm(y)
         gate = getattr(self, "gate", None)  # older timm has none
         if gate is not None:
@@ -108,17 +135,29 @@ class GroupAttention(TimmAttention):  # type: ignore[misc]  # timm is untyped
             y = self.fc(y)
         return y if self.moves_prefix else F.pad(y, (0, 0, num_prefix, 0))
 
-    def _queries_keys_values(self, x: Tensor, grid: Grid, rope: Tensor | None, time_rope: Tensor | None) -> Tensor:
-        """Project, normalise and turn: (B, N, C) to (B, N, 3, heads, d), so that the heads of a letter are a slice."""
+    def _queries_keys_values(
+        self, x: Tensor, grid: Grid, rope: Tensor | None, time_rope: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Project (B, N, C), normalise and turn.
+
+        Returns:
+            One tensor (B, N, 3, heads, d) as the one projection lays them out, or queries, keys and values apart, each
+            (B, N, heads, d).
+        """
+        parts: tuple[Tensor, ...]
         if self.qkv is not None:
             bias = self._separate_bias()
-            qkv: Tensor = self.qkv(x) if bias is None else F.linear(x, self.qkv.weight, bias)
-            qkv = qkv.unflatten(-1, (3, self.num_heads, self.head_dim))
-            if rope is None and time_rope is None and isinstance(self.q_norm, nn.Identity):
-                return qkv
-            q, k, v = qkv.unbind(2)
+            if self._wants_parts() and type(self.qkv) is nn.Linear and not _has_hooks(self.qkv):
+                parts = self._project_apart(x, self.qkv.weight, self.qkv.bias if bias is None else bias)
+            else:
+                qkv: Tensor = self.qkv(x) if bias is None else F.linear(x, self.qkv.weight, bias)
+                qkv = qkv.unflatten(-1, (3, self.num_heads, self.head_dim))
+                if rope is None and time_rope is None and isinstance(self.q_norm, nn.Identity):
+                    return (qkv,)
+                parts = qkv.unbind(2)
         else:
-            q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+            parts = tuple(p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = parts
         q, k = self.q_norm(q), self.k_norm(k)
         if k.shape[2] < self.num_heads:  # every head of keys and values serves several heads of queries
             k, v = (y.repeat_interleave(self.num_heads // y.shape[2], dim=2) for y in (k, v))
@@ -129,46 +168,62 @@ class GroupAttention(TimmAttention):  # type: ignore[misc]  # timm is untyped
             if angles is not None:
                 half = bool(getattr(self, "rotate_half", False))
                 q, k = (rotate(y, angles, half, x.shape[1] - grid.num_tokens) for y in (q, k))
-        return torch.stack([q.type_as(v), k.type_as(v), v], dim=2)
+        return q.type_as(v), k.type_as(v), v
+
+    def _wants_parts(self) -> bool:
+        """Whether rows are views only of queries, keys and values that lie apart."""
+        around = groups_around_tokens(self.letters[0])
+        return len(self.letters) == 1 and self.fused_attn and around is not None and bool(around[1])
+
+    def _project_apart(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
+        """Three products instead of one: places then lie as far apart as heads of a token do, and merge with them."""
+        weights = weight.unflatten(0, (3, -1)).unbind(0)
+        biases = (None,) * 3 if bias is None else bias.unflatten(0, (3, -1)).unbind(0)
+        return tuple(
+            F.linear(x, w, b).unflatten(-1, (self.num_heads, self.head_dim))
+            for w, b in zip(weights, biases, strict=True)
+        )
 
     def _separate_bias(self) -> Tensor | None:
         """Bias of the one projection where keys have none and that of queries and values are parameters apart."""
         q_bias: Tensor | None = getattr(self, "q_bias", None)
         return None if q_bias is None else torch.cat([q_bias, torch.zeros_like(q_bias), self.v_bias])
 
-    def _attend(self, qkv: Tensor, grid: Grid, letter: str) -> Tensor:
-        """Attend with the heads of one letter: (B, N, 3, heads, d) to (B, N, heads*d)."""
-        B, N, _, heads, d = qkv.shape
-        row = LETTERS[letter]
-        num_prefix = N - grid.num_tokens
-        joins = row.prefix and num_prefix > 0
-        groups = num_groups(grid, letter)
-        rows = fold(qkv[:, num_prefix:].flatten(2), grid, letter).unflatten(-1, (3, heads, d))
-        copies = num_prefix // grid.t if self.per_frame_prefix else num_prefix  # prefix tokens in a group
-        if joins:
-            rows = torch.cat([self._spread(qkv[:, :num_prefix], grid, groups), rows], dim=1)
-        q, k, v = rows.permute(2, 0, 3, 1, 4).unbind(0)  # each (B*G, heads, L, d)
-        y = self._softmax(q, k, v, row.causal).transpose(1, 2).flatten(2)
-        if not joins:
-            y = unfold(y, grid, letter)
-            return F.pad(y, (0, 0, num_prefix, 0)) if num_prefix else y
-        prefix, y = y[:, :copies], unfold(y[:, copies:], grid, letter)
-        frames = grid.t if self.per_frame_prefix else 1
-        prefix = prefix.reshape(B, frames, groups // frames, copies, heads * d).mean(dim=2).flatten(1, 2)
-        return torch.cat([prefix, y], dim=1)
-
-    def _spread(self, prefix: Tensor, grid: Grid, groups: int) -> Tensor:
-        """Give every group a copy of the prefix tokens, (B, frames*P, ...) to (B*G, P, ...), frame by frame."""
-        frames = grid.t if self.per_frame_prefix else 1
-        prefix = prefix.unflatten(1, (frames, -1)).unsqueeze(2)
-        return prefix.expand(-1, -1, groups // frames, *prefix.shape[3:]).flatten(0, 2)
+    def _attend(self, parts: tuple[Tensor, ...], grid: Grid, letter: str) -> Tensor:
+        """Attend with the heads of one letter: parts as ``_queries_keys_values`` gives them to (B, N, heads*d)."""
+        row, around = LETTERS[letter], groups_around_tokens(letter)
+        num_prefix = parts[0].shape[1] - grid.num_tokens
+        if row.prefix and num_groups(grid, letter) == 1:  # prefix and patch tokens are one row as they lie
+            q, k, v = _apart(parts)
+            return self._softmax(q, k, v, row.causal).transpose(1, 2).flatten(2)
+        if row.prefix and num_prefix:
+            frames = grid.t if self.per_frame_prefix else 1
+            q, k, v = _apart(tuple(gather_rows(part, grid, letter, frames) for part in parts))
+            y = self._softmax(q, k, v, row.causal).transpose(1, 2)
+            return scatter_rows(y, grid, letter, num_prefix, frames).flatten(2)
+        patches = tuple(part[:, num_prefix:] for part in parts) if num_prefix else parts
+        if self.fused_attn and around is not None:
+            lengths = axis_lengths(grid, letter)
+            outer, inner = [math.prod([lengths[axis] for axis in axes]) for axes in around]
+            B, heads, d = parts[0].shape[0], *parts[0].shape[-2:]
+            shape = (B * outer, grid.num_tokens // (outer * inner), inner * heads, d)
+            apart = patches[0].unbind(2) if len(patches) == 1 else patches
+            q, k, v = [part.reshape(shape).transpose(1, 2) for part in apart]
+            y = self._softmax(q, k, v, row.causal)
+            y = y.transpose(1, 2).reshape(B, grid.num_tokens, heads * d)
+        else:
+            check_grid(grid, letter)
+            rows = tuple(fold(part.flatten(2), grid, letter).unflatten(-1, part.shape[2:]) for part in patches)
+            q, k, v = _apart(rows)
+            y = unfold(self._softmax(q, k, v, row.causal).transpose(1, 2).flatten(2), grid, letter)
+        return F.pad(y, (0, 0, num_prefix, 0)) if num_prefix else y
 
     def _softmax(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-        """Softmax attention over (B*G, heads, L, d)."""
+        """Softmax attention over (B*G, heads, L, d), or a view with groups among the batch and the heads."""
         y: Tensor
         if self.fused_attn:
             dropout = self.attn_drop.p if self.training else 0.0
-            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
+            return attend(q, k, v, causal=causal, dropout_p=dropout)
         attn = (q * self.scale) @ k.transpose(-2, -1)
         if causal:
             attn = attn + torch.full_like(attn[0, 0], float("-inf")).triu(1)
@@ -179,6 +234,19 @@ class GroupAttention(TimmAttention):  # type: ignore[misc]  # timm is untyped
         names = " & ".join(LETTERS[letter].name for letter in self.letters)
         prefix = ", per_frame_prefix=True" if self.per_frame_prefix else ""
         return f"{'&'.join(self.letters)!r} ({names}), num_heads={self.num_heads}{prefix}"
+
+
+def _apart(rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (B*G, L, 3, heads, d), or three of (B*G, L, heads, d), to queries, keys, values (B*G, heads, L, d)."""
+    q, k, v = rows[0].unbind(2) if len(rows) == 1 else rows
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody waits for a call of the module."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def check_letters(letters: tuple[str, ...], num_heads: int, per_frame_prefix: bool) -> None:

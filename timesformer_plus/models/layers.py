@@ -7,10 +7,12 @@ from typing import Any, cast
 
 import torch
 from timm.layers import Attention, DropPath, LayerNorm, LayerScale, Mlp
+from timm.models import checkpoint
 from torch import Tensor, nn
 
 from .group_attention import GroupAttention, check_letters
 from .pattern import Step, format_block, parse_block
+from .rows import add_to_patches
 from .tokens import Grid
 
 __all__ = ["AxisAttention", "SpaceTimeBlock", "name_attentions"]
@@ -217,6 +219,9 @@ class SpaceTimeBlock(nn.Module):
         self.ls2 = LayerScale(dim, init_values=init_values, **dd) if init_values else nn.Identity()
         self.drop_path2 = drop()
 
+    # parts whose activations are computed again in the backward pass: "attention", "mlp" or letters
+    recomputed: frozenset[str] = frozenset()
+
     def forward(self, x: Tensor, grid: Grid, rope: Tensor | None = None, time_rope: Tensor | None = None) -> Tensor:
         """Run the block's steps in turn, then its MLP.
 
@@ -235,13 +240,29 @@ class SpaceTimeBlock(nn.Module):
         names = iter(self._names)
         for step in self.steps:
             updates = [self._update(next(names), x, grid, rope, time_rope) for _ in step.attentions]
-            x = x + sum(updates[1:], updates[0])
-        return x + self._mlp_update(x)
+            for update in updates:
+                x = add_to_patches(x, update)
+        return x + self._run(("mlp",), self._mlp_update, x)
+
+    def _run(self, names: tuple[str, ...], update: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """Run a part of the block, whose activations are computed again instead of kept if one of its names says so."""
+        y: Tensor = update(*inputs) if self.recomputed.isdisjoint(names) else checkpoint(update, *inputs)
+        return y
 
     def _update(self, name: str | None, x: Tensor, grid: Grid, rope: Tensor | None, time_rope: Tensor | None) -> Tensor:
-        if name is None:
-            return self._primary_update(x, grid, rope, time_rope)
-        branch = cast(nn.ModuleDict, self.added[name])
+        """Update of all tokens, or of patch tokens alone where the attention leaves prefix tokens out."""
+        branch = None if name is None else cast(nn.ModuleDict, self.added[name])
+        attn = self.attn if branch is None else cast(GroupAttention, branch["attn"])
+        if not attn.moves_prefix:
+            x = x[:, x.shape[1] - grid.num_tokens :]
+        of_part = ("attention", *attn.letters)
+        if branch is None:
+            return self._run(of_part, self._primary_update, x, grid, rope, time_rope)
+        return self._run(of_part, self._added_update, branch, x, grid, rope, time_rope)
+
+    def _added_update(
+        self, branch: nn.ModuleDict, x: Tensor, grid: Grid, rope: Tensor | None, time_rope: Tensor | None
+    ) -> Tensor:
         update: Tensor = branch["drop_path"](branch["attn"](branch["norm"](x), grid, rope=rope, time_rope=time_rope))
         return update
 
@@ -252,6 +273,12 @@ class SpaceTimeBlock(nn.Module):
     def _mlp_update(self, x: Tensor) -> Tensor:
         update: Tensor = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return update
+
+    @property
+    def drops_paths(self) -> bool:
+        """Whether stochastic depth leaves out whole updates of a sample, which is then a row of ``x``."""
+        layers = [self.drop_path1, self.drop_path2, *(cast(nn.ModuleDict, b)["drop_path"] for b in self.added.values())]
+        return self.training and any(bool(getattr(layer, "drop_prob", 0.0)) for layer in layers)
 
     def extra_repr(self) -> str:
         return repr(format_block(self.steps))

@@ -72,6 +72,11 @@ class BlockPlan:
     prefix_has_seen: bool
 
     @property
+    def within_frames(self) -> bool:
+        """Whether the block does the same to every frame and lets nothing out of it, as a block of an image model."""
+        return self.per_frame_prefix and not any(LETTERS[letter].uses_time for letter in _letters((self.steps,)))
+
+    @property
     def class_token_holds_frame(self) -> bool:
         """Whether a class token, if there is one, sums up its own frame and no other."""
         return self.per_frame_prefix and self.prefix_has_seen

@@ -5,13 +5,24 @@ Legend: B batch, T H W token grid, P prefix tokens, C channels, G groups a sampl
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["LETTERS", "Grid", "Letter", "check_grid", "fold", "num_groups", "unfold"]
+__all__ = [
+    "LETTERS",
+    "Grid",
+    "Letter",
+    "axis_lengths",
+    "check_grid",
+    "fold",
+    "groups_around_tokens",
+    "num_groups",
+    "unfold",
+]
 
 
 class Grid(NamedTuple):
@@ -113,12 +124,8 @@ def num_groups(grid: Grid, letter: str) -> int:
     Returns:
         G, so that every group holds T*H*W / G patch tokens.
     """
-    row = LETTERS[letter]
-    lengths = {"t": grid.t, "h": grid.h, "w": grid.w, **dict(row.sizes)}
-    count = 1
-    for axis in row.groups.split():
-        count *= lengths[axis]
-    return count
+    lengths = axis_lengths(grid, letter)
+    return math.prod([lengths[axis] for axis in LETTERS[letter].groups.split()])
 
 
 def fold(x: Tensor, grid: Grid, letter: str) -> Tensor:
@@ -142,7 +149,7 @@ def fold(x: Tensor, grid: Grid, letter: str) -> Tensor:
     if x.shape[1] != grid.num_tokens:
         raise ValueError(f"x has {x.shape[1]} patch tokens, {grid} has {grid.num_tokens}; cut prefix tokens off first")
     row = LETTERS[letter]
-    return rearrange(x, f"b ({row.axes}) c -> (b {row.groups}) ({row.tokens}) c", **_lengths(grid, row))
+    return rearrange(x, f"b ({row.axes}) c -> (b {row.groups}) ({row.tokens}) c", **axis_lengths(grid, letter))
 
 
 def unfold(x: Tensor, grid: Grid, letter: str) -> Tensor:
@@ -161,9 +168,40 @@ def unfold(x: Tensor, grid: Grid, letter: str) -> Tensor:
     """
     check_grid(grid, letter)
     row = LETTERS[letter]
-    return rearrange(x, f"(b {row.groups}) ({row.tokens}) c -> b ({row.axes}) c", **_lengths(grid, row))
+    return rearrange(x, f"(b {row.groups}) ({row.tokens}) c -> b ({row.axes}) c", **axis_lengths(grid, letter))
 
 
-def _lengths(grid: Grid, row: Letter) -> dict[str, int]:
+def axis_lengths(grid: Grid, letter: str) -> dict[str, int]:
+    """Lengths of the axes that a letter writes the token axis out in.
+
+    Args:
+        grid: Token counts.
+        letter: A key of ``LETTERS``.
+
+    Returns:
+        Axis of ``LETTERS[letter].axes`` -> its length.
+    """
+    row = LETTERS[letter]
     sides = {side: n // d for side, n, d in zip("thw", grid, row.divides, strict=True)}
     return {**sides, **dict(row.sizes)}
+
+
+def groups_around_tokens(letter: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Which group axes lie outside and which inside of the axes that run within a group.
+
+    Where the latter lie side by side, rows need no copy: outer group axes merge with the batch, inner ones with the
+    heads, and what remains is a view of the token layout. Time has only inner ones (every place), space only an outer
+    one (every frame), height one of each.
+
+    Args:
+        letter: A key of ``LETTERS``.
+
+    Returns:
+        (outer, inner), or ``None`` where the letter cuts sides in two and its tokens do not lie side by side.
+    """
+    row = LETTERS[letter]
+    axes, tokens = row.axes.split(), row.tokens.split()
+    first = axes.index(tokens[0])
+    if axes[first : first + len(tokens)] != tokens:
+        return None
+    return tuple(axes[:first]), tuple(axes[first + len(tokens) :])

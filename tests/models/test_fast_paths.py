@@ -1,0 +1,211 @@
+"""What makes a model cheaper and must not change its numbers: frames as samples, folding, compiling, recomputing."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from timm.utils.model import reparameterize_model
+from torch import nn
+
+from timesformer_plus import SCHEMES, AxisAttention, parse_pattern
+
+PATTERNS = [*"tchwsjlg", "ts", "twh", "t+s", "t&s", "t s", "s j*3", "s*2 | j*2", "cs"]
+
+
+def build(pattern, **options):
+    """A model in which every parameter matters."""
+    torch.manual_seed(0)
+    needs_mean = not set(pattern) & set("hwsjlg")
+    options = {"num_classes": 5, **({"global_pool": "avg"} if needs_mean else {}), **options}
+    model = timm.create_model("timesformer_test_patch8_32", pattern=pattern, **options)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def clips(batch=2):
+    return torch.randn(batch, 3, 8, 32, 32, generator=torch.Generator().manual_seed(batch))
+
+
+def gradients(model, x):
+    model.zero_grad()
+    model(x).square().sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def assert_same_gradients(ours, theirs, **tolerance):
+    assert ours.keys() == theirs.keys()
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, theirs[name], **tolerance)
+
+
+class Shapes:
+    """Shapes of what enters each block."""
+
+    def __init__(self, model):
+        self.seen = []
+        for block in model.blocks:
+            block.register_forward_pre_hook(lambda _, args: self.seen.append(tuple(args[0].shape[:2])))
+
+
+@pytest.mark.parametrize("prefix", [{}, {"reg_tokens": 3}, {"class_token": False, "global_pool": "avg"}])
+@pytest.mark.parametrize("pattern", ["s", "h", "w", "h&w", "s+h w", "cs", "c s", "s*2 | j*2", "s c | h s", "t s"])
+def test_frames_as_samples_change_nothing(pattern, prefix):
+    model = build(pattern, **prefix).double()
+    x = clips().double()
+    apart, features = model(x), model.forward_intermediates(x, return_prefix_tokens=True, norm=True)
+    apart_gradients = gradients(model, x)
+    model.frames_apart = False
+    torch.testing.assert_close(apart, model(x))
+    torch.testing.assert_close(features, model.forward_intermediates(x, return_prefix_tokens=True, norm=True))
+    assert_same_gradients(apart_gradients, gradients(model, x))
+
+
+def test_which_blocks_get_frames_as_samples():
+    model = build("c s", depth=4)
+    shapes = Shapes(model)
+    model(clips(3))
+    together, apart = (3, 8 * 17), (3 * 8, 17)
+    assert shapes.seen == [together, apart] * 2
+    model = build("t s", depth=2)
+    shapes = Shapes(model)
+    model(clips(3))
+    assert shapes.seen == [(3, 1 + 8 * 16)] * 2, "prefix tokens are the clip's"
+
+
+def test_stochastic_depth_leaves_out_clips_and_not_frames():
+    model = build("s", drop_path_rate=0.5).train()
+    shapes = Shapes(model)
+    model(clips())
+    # the first block's rate is zero
+    assert shapes.seen[0] == (2 * 8, 17)
+    assert set(shapes.seen[1:]) == {(2, 8 * 17)}
+    shapes.seen.clear()
+    model.eval()(clips())
+    assert set(shapes.seen) == {(2 * 8, 17)}
+
+
+@pytest.mark.parametrize("options", [{}, {"proj_bias": False}, {"init_values": 0.1}])
+@pytest.mark.parametrize("pattern", ["ts", "twh", "t+s", "t&s j", "lg", "s"])
+def test_fuse_keeps_the_scores_and_spares_the_products(pattern, options):
+    model = build(pattern, **options).double().eval()
+    x = clips().double()
+    wanted = model(x)
+    folded = sum(isinstance(m, AxisAttention) and m.fc is not None for m in model.modules())
+    before = sum(p.numel() for p in model.parameters())
+    assert model.fuse() is model
+    torch.testing.assert_close(model(x), wanted, rtol=1e-10, atol=1e-10)
+    assert not any(m.fc is not None for m in model.modules() if isinstance(m, AxisAttention))
+    width = model.embed_dim
+    biases = width if model.blocks[0].attn.proj.bias is not None else 0
+    assert before - sum(p.numel() for p in model.parameters()) == folded * (width * width + biases)
+    torch.testing.assert_close(model.fuse()(x), wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_timm_folds_with_its_own_word():
+    model = build("ts").double().eval()
+    x = clips().double()
+    wanted = model(x)
+    folded = reparameterize_model(model)
+    assert not any(name.endswith("fc.weight") for name in folded.state_dict())
+    torch.testing.assert_close(folded(x), wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "trained"),
+    [*((p, False) for p in sorted({*PATTERNS, *(p for p in SCHEMES.values() if "|" not in p)})), ("ts", True)],
+)
+def test_one_graph_serves_every_batch(pattern, trained):
+    """No graph break, and no second compilation for another number of clips."""
+    torch.compiler.reset()
+    model = build(pattern, depth=parse_pattern(pattern).num_blocks).train(trained)
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, fullgraph=True, backend=count)
+    with torch.set_grad_enabled(trained):
+        first = clips(2)
+        torch._dynamo.mark_dynamic(first, 0)
+        for x in (first, clips(3), clips(5)):
+            torch.testing.assert_close(compiled(x), model(x))
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("pattern", ["ts", "s", "lg", "h&w"])
+def test_compiled_for_the_cpu_it_trains_alike(pattern):
+    """Through the real code generator, forward and backward."""
+    torch.compiler.reset()
+    model = build(pattern, depth=1)
+    x = clips()
+    wanted = gradients(model, x)
+    model.compile(fullgraph=True)
+    assert_same_gradients(gradients(model, x), wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_bfloat16_autocast_follows_float32(pattern):
+    model, x = build(pattern).eval(), clips()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(x)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), model(x), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("pattern", ["ts", "j"])
+def test_channels_last_clips_and_weights_change_nothing(pattern):
+    model, x = build(pattern, tubelet_size=2).eval(), clips()
+    wanted = model(x)
+    model = model.to(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(model(x.to(memory_format=torch.channels_last_3d)), wanted)
+
+
+@pytest.mark.parametrize("parts", [True, "mlp", ("attention",), ("mlp", "t"), ("s",), ("attention", "mlp")])
+@pytest.mark.parametrize("pattern", ["ts", "t&s j", "s"])
+def test_parts_computed_again_give_the_same_gradients(pattern, parts):
+    model, x = build(pattern).double(), clips().double()
+    wanted = gradients(model, x)
+    model.set_grad_checkpointing(parts)
+    assert_same_gradients(gradients(model, x), wanted, rtol=0, atol=0)
+    model.set_grad_checkpointing(False)
+    assert_same_gradients(gradients(model, x), wanted, rtol=0, atol=0)
+
+
+def kept_bytes(model, x):
+    """What a forward pass leaves for the backward pass, parameters left out."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    storages = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            storages[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        y = model(x)
+    del y
+    return sum(size for size, _ in storages.values())
+
+
+def test_every_part_that_is_computed_again_is_kept_no_longer():
+    model, x = build("ts"), clips()
+    kept = {}
+    for parts in (False, ("t",), ("s",), ("attention",), ("mlp",), ("attention", "mlp"), True):
+        model.set_grad_checkpointing(parts)
+        kept[parts] = kept_bytes(model, x)
+    assert kept["t",] < kept[False]
+    assert kept["s",] < kept[False]
+    assert kept["attention",] < min(kept["t",], kept["s",])
+    assert kept["mlp",] < 0.65 * kept[False]
+    assert kept[True] < kept["attention", "mlp"] < 0.35 * kept[False]
+
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(
+        ValueError, match="grad_checkpointing of \\['mpl'\\]: give true, false, or parts of blocks among"
+    ):
+        build("ts").set_grad_checkpointing("mpl")
