@@ -162,6 +162,12 @@ def test_the_command_line_refuses_what_it_cannot_do(words, reason, tmp_path, cap
     assert not Path(tmp_path / "none").exists()
 
 
+def test_a_gpu_that_is_not_there_is_not_waited_for(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["--device", "cuda"]) == 2
+    assert "torch finds no GPU here; leave --device out" in capsys.readouterr().out
+
+
 def test_a_mistyped_option_gets_the_nearest(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["--round", "3"])

@@ -148,7 +148,9 @@ def _measure(table: str, *, sizes: Sequence[str], device: torch.device, **common
             raise
         raise ValueError("this table is not part of the package yet") from None
     if table in _WITH_SIZES:
-        measure = functools.partial(measure, sizes=sizes, device=device)
+        measure = functools.partial(measure, sizes=sizes)
+    if table != "data":  # which is read by the CPU, whatever computes
+        measure = functools.partial(measure, device=device)
     rows = [check_row(row) for row in measure(**common)]
     strange = sorted({row["table"] for row in rows} - {table})
     if strange:

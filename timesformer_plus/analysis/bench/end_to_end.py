@@ -110,7 +110,7 @@ def _start_up(model: Path, video: Path, rounds: int, quick: bool) -> list[Row]:
     seconds = take_turns(
         {name: lambda words=words: _run(words) for name, words in commands.items()},  # type: ignore[misc]
         rounds=rounds,
-        budget=40.0 if quick else 120.0,
+        budget=30.0 if quick else 120.0,
     )
     detail = medians(seconds)
     over = ratios(seconds["ours"], seconds["timm"])

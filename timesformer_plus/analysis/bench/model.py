@@ -94,6 +94,8 @@ class _Comparison:
             for name, model in self.models.items()
             if name in ("ours", "fused")
         }
+        if self.products.get("fused") == self.products["ours"]:  # there was nothing to fuse
+            del self.models["fused"], self.products["fused"]
 
     def _rivals(self, ours: Any, clips: Tensor) -> dict[str, nn.Module]:
         made: dict[str, nn.Module] = {}
@@ -124,16 +126,14 @@ class _Comparison:
         passes = {name: self._pass(what, model) for name, model in models.items()}
         for kind, is_attention in (("linear", False), ("attention", True)):
             passes[kind] = self._limit(what, self.products["ours"], is_attention).run
-        fewer = self.products.get("fused", self.products["ours"]) != self.products["ours"]
-        if fewer and what == "forward":
+        if "fused" in passes:
             for kind, is_attention in (("fused_linear", False), ("fused_attention", True)):
                 passes[kind] = self._limit(what, self.products["fused"], is_attention).run
         seconds = self._turns(what, passes)
-        limit = _sum(seconds, "linear", "attention")
-        rows = self._rows_of("ours", "", what, seconds, limit)
+        rows = self._rows_of("ours", "", what, seconds, _sum(seconds, "linear", "attention"))
         if "fused" in seconds:
-            fused_limit = _sum(seconds, "fused_linear", "fused_attention") if fewer else limit
-            rows += self._rows_of("fused", ", fused", what, seconds, fused_limit)
+            limit = _sum(seconds, "fused_linear", "fused_attention")
+            rows += self._rows_of("fused", ", fused", what, seconds, limit)
         return rows
 
     def _rows_of(self, name: str, suffix: str, what: Pass, seconds: Seconds, limit: list[float]) -> list[Row]:

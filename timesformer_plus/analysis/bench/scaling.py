@@ -61,8 +61,10 @@ def measure(
     for pattern in PATTERNS:
         by_frames = {T: Shape(size, T, SIDE // unit, pattern) for T in frames}
         by_side = {side: Shape(size, FEW, side // unit, pattern) for side in sides}
-        rows.append(_growth(f"{size} {pattern}, time against frames", by_frames, rounds, device, progress))
-        rows.append(_growth(f"{size} {pattern}, time against side", by_side, rounds, device, progress))
+        for what, shapes in (("frames", by_frames), ("side", by_side)):
+            name = f"{size} {pattern}, time against {what}"
+            progress(name)
+            rows.append(_growth(name, shapes, rounds, 3.0 if quick else 8.0, device))
     if not quick:
         rows += _memory(size, SIDE // unit, frames, progress, device)
     return rows
@@ -82,14 +84,13 @@ def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     return float(fit.slope), float(fit.stderr)
 
 
-def _growth(name: str, shapes: Mapping[int, Shape], rounds: int, device: torch.device, progress: Progress) -> Row:
-    progress(name)
+def _growth(name: str, shapes: Mapping[int, Shape], rounds: int, budget: float, device: torch.device) -> Row:
     passes, counts = {}, []
     for n, shape in shapes.items():
         model, clips = make_ours(shape).to(device), shape.clips(1, device)
         counts.append(float(sum(product.multiply_adds for product in products_of(model, clips))))
         passes[str(n)] = Inference(model, clips).run
-    seconds = take_turns(passes, rounds=rounds, budget=8.0, device=device)
+    seconds = take_turns(passes, rounds=rounds, budget=budget, device=device)
     exponents = [slope(list(shapes), times)[0] for times in zip(*seconds.values(), strict=True)]
     middle = {n: statistics.median(times) for n, times in seconds.items()}
     fitted, error = slope(list(shapes), list(middle.values()))
