@@ -1,5 +1,7 @@
 """Every letter against its slow twin, forward and backward, and the exact receptive field of every block."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -162,13 +164,29 @@ def test_attention_dropout_acts_on_both_paths_and_only_in_training() -> None:
         assert torch.equal(layer(x, grid), layer(x, grid))
 
 
-def test_bfloat16_stays_near_float32() -> None:
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("letters", [*LETTERS, "ts"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_single_and_half_precision_stay_near_the_twin_in_double(dtype: torch.dtype, letters: str, prefix: int) -> None:
+    """Forward and backward, by the size of the largest number of each tensor."""
     grid = Grid(2, 2, 4)
-    for letter in LETTERS:
-        layer = AxisAttention(32, letter, 2).eval()
-        x = torch.randn(2, 1 + grid.num_tokens, 32)
-        wanted = layer(x, grid)
-        torch.testing.assert_close(layer.bfloat16()(x.bfloat16(), grid).float(), wanted, rtol=0.05, atol=0.05)
+    layer = AxisAttention(32, letters, 2, zero_fc=True, qkv_bias=True)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    layer = layer.to(dtype)
+    twin = copy.deepcopy(layer).double()
+    x = torch.randn(2, prefix + grid.num_tokens, 32).to(dtype).requires_grad_()
+    direction = torch.randn_like(x)
+    exact = x.detach().double().requires_grad_()
+    y, wanted = layer(x, grid), attention(twin, exact, grid)
+    (y * direction).sum().backward()
+    (wanted * direction.double()).sum().backward()
+    pairs = [(y, wanted), (x.grad, exact.grad)]
+    pairs += [(a.grad, b.grad) for a, b in zip(layer.parameters(), twin.parameters(), strict=True)]
+    for ours, theirs in pairs:
+        assert ours.dtype == dtype
+        error, size = (ours.double() - theirs).abs().max(), theirs.abs().max()
+        assert error <= (1e-5 if dtype == torch.float32 else 0.05) * size + 1e-6
 
 
 @pytest.mark.parametrize(
