@@ -85,6 +85,14 @@ def test_a_map_times_the_values_is_what_the_layer_computes(clips, pattern, prefi
         torch.testing.assert_close(update[:, cut:], expected[:, cut:], atol=1e-5, rtol=1e-4)
 
 
+def test_a_fused_model_has_the_maps_that_it_had(clips):
+    model = build("ts", depth=2)
+    before = [attention.weights for attention in attention_maps(model, clips)]
+    after = [attention.weights for attention in attention_maps(model.fuse(), clips)]
+    assert model.fused
+    torch.testing.assert_close(after, before)
+
+
 def test_a_map_by_naive_softmax(clips):
     # no help from the model but its queries and keys: a loop over places, one softmax a query
     model = build("h", depth=1, class_token=False, global_pool="avg")

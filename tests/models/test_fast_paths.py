@@ -103,6 +103,34 @@ def test_fuse_keeps_the_scores_and_spares_the_products(pattern, options):
     torch.testing.assert_close(model.fuse()(x), wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("options", [{}, {"reg_tokens": 2, "qk_norm": True, "init_values": 0.1}])
+@pytest.mark.parametrize("pattern", ["s", "j", "l", "g", "h", "w", "ts", "lg", "c s", "s*2 | j*2", "s*2 | t j", "s j"])
+def test_fused_the_last_block_computes_what_the_class_token_needs(pattern, options):
+    model = build(pattern, **options).double().eval()
+    x = clips().double()
+    wanted, features = model(x), model.forward_features(x)
+    model.fuse()
+    seen = []
+    model.blocks[-1].mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[0] * args[0].shape[1]))
+    torch.testing.assert_close(model(x), wanted, rtol=1e-10, atol=1e-10)
+    per_frame = model.plan[-1].per_frame_prefix
+    assert seen == [2 * model.num_prefix_tokens * (8 if per_frame else 1)]
+    torch.testing.assert_close(model.forward_features(x), features, rtol=1e-10, atol=1e-10)
+    model.frames_apart = False
+    torch.testing.assert_close(model(x), wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("pattern", "pool"), [("st", "token"), ("t+s", "token"), ("t&s", "token"), ("s", "avg")])
+def test_fused_a_block_is_run_whole_where_more_is_read(pattern, pool):
+    model = build(pattern, global_pool=pool).double().eval()
+    x = clips().double()
+    wanted = model(x)
+    seen = []
+    model.fuse().blocks[-1].mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].numel()))
+    torch.testing.assert_close(model(x), wanted, rtol=1e-10, atol=1e-10)
+    assert seen[0] >= 2 * 8 * 16 * model.embed_dim
+
+
 def test_timm_folds_with_its_own_word():
     model = build("ts").double().eval()
     x = clips().double()

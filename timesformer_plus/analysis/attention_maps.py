@@ -138,8 +138,9 @@ def _record(model: VideoTransformer, clips: Tensor, blocks: Sequence[int]) -> li
     records: list[_Record] = []
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(evaluating(model))
-        stack.callback(setattr, model, "frames_apart", model.frames_apart)
-        model.frames_apart = False  # tokens of a clip stay together, prefix tokens in front
+        for name in ("frames_apart", "fused"):  # tokens of a clip stay together, and all of them ask
+            stack.callback(setattr, model, name, getattr(model, name))
+            setattr(model, name, False)
         for index in blocks:
             block = _blocks(model)[index]
             num_prefix: list[int] = []  # of the block: an attention that leaves prefix tokens out never sees them

@@ -55,8 +55,8 @@ class ResPostSpaceTimeBlock(SpaceTimeBlock, ResPostBlock):  # type: ignore[misc]
     no useful gradient.
     """
 
-    def _primary_update(self, x: Tensor, grid: Grid, rope: Tensor | None, time_rope: Tensor | None) -> Tensor:
-        update: Tensor = self.drop_path1(self.norm1(self.attn(x, grid, rope=rope, time_rope=time_rope)))
+    def _primary_update(self, x: Tensor, grid: Grid, how: dict[str, Any]) -> Tensor:
+        update: Tensor = self.drop_path1(self.norm1(self.attn(x, grid, **how)))
         return update
 
     def _mlp_update(self, x: Tensor) -> Tensor:
@@ -77,8 +77,8 @@ class EvaSpaceTimeBlock(SpaceTimeBlock, EvaBlock):  # type: ignore[misc]  # timm
     gamma_1: Tensor | None
     gamma_2: Tensor | None
 
-    def _primary_update(self, x: Tensor, grid: Grid, rope: Tensor | None, time_rope: Tensor | None) -> Tensor:
-        y: Tensor = self.attn(self.norm1(x), grid, rope=rope, time_rope=time_rope)
+    def _primary_update(self, x: Tensor, grid: Grid, how: dict[str, Any]) -> Tensor:
+        y: Tensor = self.attn(self.norm1(x), grid, **how)
         update: Tensor = self.drop_path1(y if self.gamma_1 is None else self.gamma_1 * y)
         return update
 

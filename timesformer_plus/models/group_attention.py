@@ -92,7 +92,14 @@ class GroupAttention(TimmAttention):  # type: ignore[misc]  # timm is untyped
             nn.init.zeros_(self.fc.weight)
             nn.init.zeros_(self.fc.bias)
 
-    def forward(self, x: Tensor, grid: Grid, rope: Tensor | None = None, time_rope: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        grid: Grid,
+        rope: Tensor | None = None,
+        time_rope: Tensor | None = None,
+        prefix_only: bool = False,
+    ) -> Tensor:
         """Attend.
 
         Args:
@@ -101,9 +108,11 @@ class GroupAttention(TimmAttention):  # type: ignore[misc]  # timm is untyped
             rope: What to turn queries and keys of patch tokens by, sines in front of cosines, (T*H*W, 2*d), or
                 (heads, T*H*W, 2*d) for angles that differ by head; in pairs of channels as ``rotate_half`` says.
             time_rope: Angles along time, (T*H*W, 2*d), added for the letters that let frames meet.
+            prefix_only: Return the update of the prefix tokens alone, for a caller who reads no other; of one letter,
+                whose groups prefix tokens join.
 
         Returns:
-            The update to be added to ``x``, same shape.
+            The update to be added to ``x``, same shape; with ``prefix_only`` (B, P, C).
 
         Raises:
             ValueError: ``x`` is shorter than the grid, the grid cannot be cut as a letter asks, or angles of another
@@ -114,7 +123,9 @@ class GroupAttention(TimmAttention):  # type: ignore[misc]  # timm is untyped
             raise ValueError(f"x has {x.shape[1]} tokens, fewer than the {grid.num_tokens} patch tokens of {grid}")
         seen = x if self.moves_prefix else x[:, num_prefix:]
         parts = self._queries_keys_values(seen, grid, rope, time_rope)
-        if len(self.letters) == 1:
+        if prefix_only:
+            y, seen = self._attend_from_prefix(parts, grid, num_prefix), x[:, :num_prefix]
+        elif len(self.letters) == 1:
             y = self._attend(parts, grid, self.letters[0])
         else:
             share = self.num_heads // len(self.letters)
@@ -217,6 +228,18 @@ class GroupAttention(TimmAttention):  # type: ignore[misc]  # timm is untyped
             q, k, v = _apart(rows)
             y = unfold(self._softmax(q, k, v, row.causal).transpose(1, 2).flatten(2), grid, letter)
         return F.pad(y, (0, 0, num_prefix, 0)) if num_prefix else y
+
+    def _attend_from_prefix(self, parts: tuple[Tensor, ...], grid: Grid, num_prefix: int) -> Tensor:
+        """``_attend`` with the prefix tokens' queries alone, to (B, P, heads*d)."""
+        letter = self.letters[0]
+        groups, frames = num_groups(grid, letter), grid.t if self.per_frame_prefix else 1
+        q, k, v = parts[0].unbind(2) if len(parts) == 1 else parts
+        q = q[:, :num_prefix].unflatten(1, (frames, 1, -1)).expand(-1, -1, groups // frames, -1, -1, -1).flatten(0, 2)
+        if groups > 1:
+            k, v = [gather_rows(part, grid, letter, frames) for part in (k, v)]
+        y = self._softmax(*_apart((q, k, v)), LETTERS[letter].causal).transpose(1, 2).flatten(2)
+        mean: Tensor = y.unflatten(0, (-1, frames, groups // frames)).mean(dim=2)
+        return mean.flatten(1, 2)
 
     def _softmax(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
         """Softmax attention over (B*G, heads, L, d), or a view with groups among the batch and the heads."""

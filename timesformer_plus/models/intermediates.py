@@ -32,7 +32,12 @@ class Intermediates(Transformer):  # type: ignore[misc]  # timm's classes are An
         raise NotImplementedError
 
     def _run_blocks(
-        self, x: Tensor, grid: Grid, take: list[int] | None = None, stop: int | None = None
+        self,
+        x: Tensor,
+        grid: Grid,
+        take: list[int] | None = None,
+        stop: int | None = None,
+        prefix_only: bool = False,
     ) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
         raise NotImplementedError
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .group_attention import GroupAttention, check_letters
 from .pattern import Step, format_block, parse_block
 from .rows import add_to_patches
-from .tokens import Grid
+from .tokens import LETTERS, Grid
 
 __all__ = ["AxisAttention", "SpaceTimeBlock", "name_attentions"]
 
@@ -222,7 +222,14 @@ class SpaceTimeBlock(nn.Module):
     # parts whose activations are computed again in the backward pass: "attention", "mlp" or letters
     recomputed: frozenset[str] = frozenset()
 
-    def forward(self, x: Tensor, grid: Grid, rope: Tensor | None = None, time_rope: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        grid: Grid,
+        rope: Tensor | None = None,
+        time_rope: Tensor | None = None,
+        prefix_only: bool = False,
+    ) -> Tensor:
         """Run the block's steps in turn, then its MLP.
 
         Args:
@@ -230,18 +237,22 @@ class SpaceTimeBlock(nn.Module):
             grid: Counts of the patch tokens.
             rope: Rotary positions of the patch tokens (see ``GroupAttention``).
             time_rope: Those along time.
+            prefix_only: Compute no more than the prefix tokens need, of a block for which ``ends_in_prefix``.
 
         Returns:
-            Same shape as ``x``.
+            Same shape as ``x``; with ``prefix_only`` the prefix tokens, (B, P, C).
 
         Raises:
             ValueError: The grid cannot be cut as a letter asks.
         """
         names = iter(self._names)
-        for step in self.steps:
+        for step in self.steps[:-1] if prefix_only else self.steps:
             updates = [self._update(next(names), x, grid, rope, time_rope) for _ in step.attentions]
             for update in updates:
                 x = add_to_patches(x, update)
+        if prefix_only:
+            update = self._update(next(names), x, grid, rope, time_rope, prefix_only=True)
+            x = x[:, : x.shape[1] - grid.num_tokens] + update
         return x + self._run(("mlp",), self._mlp_update, x)
 
     def _run(self, names: tuple[str, ...], update: Callable[..., Tensor], *inputs: Any) -> Tensor:
@@ -249,25 +260,41 @@ class SpaceTimeBlock(nn.Module):
         y: Tensor = update(*inputs) if self.recomputed.isdisjoint(names) else checkpoint(update, *inputs)
         return y
 
-    def _update(self, name: str | None, x: Tensor, grid: Grid, rope: Tensor | None, time_rope: Tensor | None) -> Tensor:
-        """Update of all tokens, or of patch tokens alone where the attention leaves prefix tokens out."""
-        branch = None if name is None else cast(nn.ModuleDict, self.added[name])
-        attn = self.attn if branch is None else cast(GroupAttention, branch["attn"])
+    @property
+    def ends_in_prefix(self) -> bool:
+        """Whether the last step is one attention over one letter's groups, which prefix tokens join."""
+        letters = self.steps[-1].letters
+        return len(letters) == 1 and LETTERS[letters[0]].prefix
+
+    def _attention(self, name: str | None) -> GroupAttention:
+        return self.attn if name is None else cast(GroupAttention, cast(nn.ModuleDict, self.added[name])["attn"])
+
+    def _update(
+        self,
+        name: str | None,
+        x: Tensor,
+        grid: Grid,
+        rope: Tensor | None,
+        time_rope: Tensor | None,
+        prefix_only: bool = False,
+    ) -> Tensor:
+        """Update of all tokens, or of patch tokens alone where prefix tokens are left out, or of these alone."""
+        attn = self._attention(name)
         if not attn.moves_prefix:
             x = x[:, x.shape[1] - grid.num_tokens :]
         of_part = ("attention", *attn.letters)
-        if branch is None:
-            return self._run(of_part, self._primary_update, x, grid, rope, time_rope)
-        return self._run(of_part, self._added_update, branch, x, grid, rope, time_rope)
+        how = {"rope": rope, "time_rope": time_rope, "prefix_only": prefix_only}
+        if name is None:
+            return self._run(of_part, self._primary_update, x, grid, how)
+        return self._run(of_part, self._added_update, name, x, grid, how)
 
-    def _added_update(
-        self, branch: nn.ModuleDict, x: Tensor, grid: Grid, rope: Tensor | None, time_rope: Tensor | None
-    ) -> Tensor:
-        update: Tensor = branch["drop_path"](branch["attn"](branch["norm"](x), grid, rope=rope, time_rope=time_rope))
+    def _added_update(self, name: str, x: Tensor, grid: Grid, how: dict[str, Any]) -> Tensor:
+        branch = cast(nn.ModuleDict, self.added[name])
+        update: Tensor = branch["drop_path"](branch["attn"](branch["norm"](x), grid, **how))
         return update
 
-    def _primary_update(self, x: Tensor, grid: Grid, rope: Tensor | None, time_rope: Tensor | None) -> Tensor:
-        update: Tensor = self.drop_path1(self.ls1(self.attn(self.norm1(x), grid, rope=rope, time_rope=time_rope)))
+    def _primary_update(self, x: Tensor, grid: Grid, how: dict[str, Any]) -> Tensor:
+        update: Tensor = self.drop_path1(self.ls1(self.attn(self.norm1(x), grid, **how)))
         return update
 
     def _mlp_update(self, x: Tensor) -> Tensor:

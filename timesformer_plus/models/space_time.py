@@ -39,6 +39,7 @@ class SpaceTime(Intermediates):
     time_rope: bool = False
     # whether blocks that let nothing out of a frame get every frame as a sample, (B*T, P + H*W, C)
     frames_apart: bool = True
+    fused: bool = False
     time_embed: nn.Parameter | None
     time_embed_std: float
     pos_embed_std: float | None
@@ -199,10 +200,12 @@ class SpaceTime(Intermediates):
         self._model_args = {**self._model_args, **sizes}
 
     def fuse(self) -> SpaceTime:
-        """Fold every ``fc`` into the projection in front of it, for inference: the same scores with fewer products.
+        """Make scoring cheaper, for inference: the same scores with fewer products.
 
-        Of the 17 products of C x C that a block of ``ts`` runs a token through, that spares one. Save the model before:
-        the folded one has other parameters than its name promises.
+        Every ``fc`` is folded into the projection in front of it: of the 17 products of C x C that a block of ``ts``
+        runs a token through, that spares one. And where the head reads the class token alone, ``forward`` runs the last
+        block's last attention for prefix tokens' queries alone, and its MLP for these tokens; ``forward_features`` goes
+        on to return all tokens. Save the model before: the folded one has other parameters than its name promises.
 
         Returns:
             The model itself.
@@ -210,6 +213,7 @@ class SpaceTime(Intermediates):
         for module in self.modules():
             if isinstance(module, GroupAttention):
                 module.fuse()
+        self.fused = True
         return self
 
     def set_grad_checkpointing(self, enable: bool | str | Sequence[str] = True) -> None:
@@ -248,7 +252,9 @@ class SpaceTime(Intermediates):
         Raises:
             ValueError: A clip of another shape than the model takes.
         """
-        logits: Tensor = self.forward_head(self.forward_features(x))
+        reads_prefix = self.fused and self.global_pool == "token" and self.blocks[-1].ends_in_prefix
+        x, grid = self._embed(x)
+        logits: Tensor = self.forward_head(self.norm(self._run_blocks(x, grid, prefix_only=reads_prefix)[0]))
         return logits
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -316,9 +322,17 @@ class SpaceTime(Intermediates):
         return dropped
 
     def _run_blocks(
-        self, x: Tensor, grid: Grid, take: list[int] | None = None, stop: int | None = None
+        self,
+        x: Tensor,
+        grid: Grid,
+        take: list[int] | None = None,
+        stop: int | None = None,
+        prefix_only: bool = False,
     ) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
-        """Run the blocks; return the last tokens and, behind each block in ``take``, tokens and grid."""
+        """Run the blocks; return the last tokens and, behind each block in ``take``, tokens and grid.
+
+        With ``prefix_only`` the last tokens are the prefix tokens alone, for which less has to be computed.
+        """
         taken = []
         before = self.plan[0]
         turns, time_rope = self._rotaries(grid, reduced=False), self._time_rotary(grid)
@@ -336,11 +350,15 @@ class SpaceTime(Intermediates):
             at, angles = grid, (rope, time_rope)
             if apart:  # such a block has no letter of time
                 at, angles = grid._replace(t=1), (None if rope is None else rope[..., : grid.h * grid.w, :], None)
-            x = checkpoint(block, x, at, *angles) if self.grad_checkpointing else block(x, at, *angles)
+            how = (prefix_only and i == len(self.blocks) - 1,)
+            x = checkpoint(block, x, at, *angles, *how) if self.grad_checkpointing else block(x, at, *angles, *how)
             before = plan
             if take is not None and i in take:
                 whole = self._join_frames(x, grid) if apart else x
                 taken.append((self._share_prefix(whole, grid, plan), grid))
+        if prefix_only:
+            sets = grid.t if before.per_frame_prefix else 1
+            return x.reshape(-1, sets, self.num_prefix_tokens, x.shape[-1]).mean(dim=1), taken
         if apart:
             x = self._join_frames(x, grid)
         return self._share_prefix(x, grid, before), taken
