@@ -12,7 +12,7 @@ from timesformer_plus.analysis.bench.files import choose_path
 from timesformer_plus.analysis.bench.rows import check_row, is_reached, make_row
 
 
-def ratio(*values, name="tiny 8x224 ts forward: over transformers", **options):
+def ratio(*values, name="tiny 8x224 ts forward: speed over transformers", **options):
     return make_row("model", name, values, **options)
 
 
@@ -88,7 +88,7 @@ def test_the_tool_exits_with_1_and_names_what_slowed(tmp_path, capsys):
     files = written(tmp_path, old=run_of(ratio(1.50, 1.51, 1.52), ratio(2.0, name="unharmed")), new=slower)
     assert main(["compare", *files]) == 1
     printed = capsys.readouterr().out
-    assert "worse  model: tiny 8x224 ts forward: over transformers: 1.51" in printed
+    assert "worse  model: tiny 8x224 ts forward: speed over transformers: 1.51" in printed
     assert "unharmed" not in printed
     assert main(["compare", files[1], files[0]]) == 0
     assert "0 worse beyond noise, 1 better" in capsys.readouterr().out

@@ -9,13 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from timesformer_plus.analysis.bench import memory, scaling
 from timesformer_plus.analysis.bench.cli import main
-from timesformer_plus.analysis.bench.contestants import Shape
-from timesformer_plus.analysis.bench.memory_process import Job, watch
 from timesformer_plus.analysis.bench.rows import check_row
 from timesformer_plus.analysis.bench.scaling import _passed, slope
 
 ROOT = Path(__file__).parents[2]
+
+
+class Said:
+    def __init__(self):
+        self.said = []
+
+    def __call__(self, text):
+        pass
+
+    def say(self, text):
+        self.said.append(text)
 
 
 def benchmark(*words):
@@ -30,27 +40,26 @@ def benchmark(*words):
 
 def test_a_run_from_the_command_line_to_its_file(tmp_path, capsys):
     words = ["--quick", "true", "--sizes", "test", "--rounds", "1", "--threads", "1", "--output", str(tmp_path)]
-    done = benchmark("memory", "model", *words)
+    done = benchmark("model", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = tmp_path.glob("*.json")
     run = json.loads(file.read_text())
-    assert run["finished"] == ["model", "memory"]
+    assert run["finished"] == ["model"]
     assert run["threads"] == 1
     assert run["versions"]["torch"]
     assert run["machine"]["cpu"]
-    assert run["command"].startswith("python tools/benchmark.py memory model --quick true")
+    assert run["command"].startswith("python tools/benchmark.py model --quick true")
     assert any(text.startswith("no GPU") for text in run["said"])
     assert "no GPU" in done.stdout
     rows = [check_row(row) for row in run["rows"]]
     names = {(row["table"], row["name"], row["unit"]) for row in rows}
     assert len(names) == len(rows)
-    for pattern in ("s", "j", "ts", "twh", "lg"):
+    for pattern in ("s", "ts", "lg"):
         for what in ("forward", "training"):
             assert ("model", f"test 8x32 {pattern} {what}: of the limit", "percent") in names
-            assert ("model", f"test 8x32 {pattern} {what}: over fold by copies", "ratio") in names
-            is_theirs = pattern in ("s", "j", "ts")
-            assert (("model", f"test 8x32 {pattern} {what}: over transformers", "ratio") in names) == is_theirs
-    assert ("memory", "test 8x32 ts, batch 8, training step: over transformers", "ratio") in names
+            assert ("model", f"test 8x32 {pattern} {what}: speed over fold by copies", "ratio") in names
+            is_theirs = pattern != "lg"
+            assert (("model", f"test 8x32 {pattern} {what}: speed over transformers", "ratio") in names) == is_theirs
     assert f"{len(rows)} rows in {file}" in done.stdout
 
     assert main(["compare", str(file), str(file)]) == 0
@@ -58,8 +67,6 @@ def test_a_run_from_the_command_line_to_its_file(tmp_path, capsys):
 
 
 def test_a_table_that_fails_leaves_the_others_and_is_told(tmp_path, monkeypatch, capsys):
-    from timesformer_plus.analysis.bench import memory, scaling
-
     def fail(**_):
         raise RuntimeError("no luck")
 
@@ -75,8 +82,6 @@ def test_a_table_that_fails_leaves_the_others_and_is_told(tmp_path, monkeypatch,
 
 
 def test_an_interrupted_run_keeps_what_was_finished(tmp_path, monkeypatch):
-    from timesformer_plus.analysis.bench import memory, scaling
-
     def interrupt(**_):
         raise KeyboardInterrupt
 
@@ -88,10 +93,8 @@ def test_an_interrupted_run_keeps_what_was_finished(tmp_path, monkeypatch):
 
 
 def test_growth_comes_as_exponents(monkeypatch):
-    from timesformer_plus.analysis.bench import scaling
-
     monkeypatch.setattr(scaling, "PATTERNS", ("s", "j"))
-    rows = scaling.measure(rounds=1, quick=True, progress=lambda _: None, sizes=["test"])
+    rows = scaling.measure(rounds=1, quick=True, progress=Said(), sizes=["test"])
     assert [(row["name"], row["unit"]) for row in rows] == [
         (f"test {pattern}, time against {what}", "exponent") for pattern in "sj" for what in ("frames", "side")
     ]
@@ -102,18 +105,22 @@ def test_growth_comes_as_exponents(monkeypatch):
     assert all(set(row["detail"]["seconds"]) == {"4", "8", "16", "32"} for row in rows[::2])
 
 
-def test_a_step_that_cannot_be_made_is_told_and_the_next_one_is_made():
-    done = []
-
-    def jobs():
-        yield Job("ours", Shape("test", 8, 31, "s"), 1, 1)
-        assert len(done) == 1  # the next one is asked for once the answer is there
-        yield Job("ours", Shape("test", 8, 32, "s"), 1, 1)
-
-    for answer in watch(jobs()):
-        done.append(answer)  # noqa: PERF402  # the generator looks at it in between
-    assert "ValueError" in done[0]
-    assert 0 < done[1].backward_mb <= done[1].training_mb
+def test_peaks_come_from_processes_and_one_that_fails_leaves_the_others(monkeypatch):
+    monkeypatch.setattr(memory, "_ON_CPU", {"test": (("ts", "twh"), 8)})
+    monkeypatch.setattr(memory, "_who", lambda _: ["ours", "transformers"])
+    progress = Said()
+    rows = memory.measure(rounds=1, quick=False, progress=progress, sizes=["test"])
+    assert [(row["name"].removeprefix("test 8x32 "), row["unit"]) for row in rows] == [
+        ("ts, batch 8, forward and backward: peak over transformers", "ratio"),
+        ("ts, batch 8, forward and backward: peak of ours", "MB"),
+        ("ts, batch 8, training step: peak over transformers", "ratio"),
+        ("ts, batch 8, training step: peak of ours", "MB"),
+        ("twh, batch 8, forward and backward: peak of ours", "MB"),
+        ("twh, batch 8, training step: peak of ours", "MB"),
+    ]
+    assert all(check_row(row)["median"] > 0 for row in rows)
+    (failure,) = progress.said
+    assert failure.startswith("memory of test 8x32 twh, transformers: ValueError: transformers' Timesformer")
 
 
 def test_exponents_of_a_power_law():

@@ -114,7 +114,7 @@ def _start_up(model: Path, video: Path, rounds: int, quick: bool) -> list[Row]:
     )
     detail = medians(seconds)
     over = ratios(seconds["ours"], seconds["timm"])
-    rows = [make_row(TABLE, "import timesformer_plus: over import timm", over, better="lower", detail=detail)]
+    rows = [make_row(TABLE, "import timesformer_plus: time over import timm", over, better="lower", detail=detail)]
     for name, what in (
         ("ours", "python -c 'import timesformer_plus'"),
         ("help", "tools/predict.py --help"),
@@ -123,7 +123,7 @@ def _start_up(model: Path, video: Path, rounds: int, quick: bool) -> list[Row]:
         rows.append(make_row(TABLE, what, seconds[name], unit="seconds", better="lower", detail=detail))
         if name != "ours":
             over = ratios(seconds[name], seconds["timm"])
-            rows.append(make_row(TABLE, f"{what}: over import timm", over, better="lower", detail=detail))
+            rows.append(make_row(TABLE, f"{what}: time over import timm", over, better="lower", detail=detail))
     return rows
 
 

@@ -153,10 +153,16 @@ def _compare(contest: tuple[Shape, int, torch.dtype], peaks: dict[_Key, StepPeak
                 note = _fixed(shape, ours, key) if target else ""
                 rows.append(
                     make_row(
-                        TABLE, f"{name}: over {over}", [ratio], better="lower", target=target, note=note, detail=detail
+                        TABLE,
+                        f"{name}: peak over {over}",
+                        [ratio],
+                        better="lower",
+                        target=target,
+                        note=note,
+                        detail=detail,
                     )
                 )
-        rows.append(make_row(TABLE, f"{name}: ours", [ours], unit="MB", better="lower", detail=detail))
+        rows.append(make_row(TABLE, f"{name}: peak of ours", [ours], unit="MB", better="lower", detail=detail))
     return rows
 
 

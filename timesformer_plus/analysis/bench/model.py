@@ -88,6 +88,8 @@ class _Comparison:
         if case.rivals:
             models |= self._rivals(ours, clips)
         self.attention = getattr(models.get("transformers"), "attention", "")
+        if self.attention:
+            progress.say(f"transformers' TimeSformer computes attention as {self.attention!r}, the best that it has")
         self.models = {name: model.to(device) for name, model in models.items()}
         self.products = {
             name: products_of(model, clips.to(device).expand(case.batch, -1, -1, -1, -1))
@@ -145,10 +147,12 @@ class _Comparison:
             reach = detail["transformers_s"] / detail["limit_s"]
             note = f"without anything but its matrix products ours would reach {reach:.2f}x" if target else ""
             values = ratios(seconds["transformers"], seconds[name])
-            rows.append(make_row(TABLE, f"{label}: over transformers", values, target=target, note=note, detail=detail))
+            rows.append(
+                make_row(TABLE, f"{label}: speed over transformers", values, target=target, note=note, detail=detail)
+            )
         if "copies" in seconds:
             values = ratios(seconds["copies"], seconds[name])
-            rows.append(make_row(TABLE, f"{label}: over fold by copies", values, detail=detail))
+            rows.append(make_row(TABLE, f"{label}: speed over fold by copies", values, detail=detail))
         target = efficiency_target(self.case, self.device, what)
         rest = detail[f"{name}_s"] - detail["limit_s"]
         note = f"{rest:.3g} s beside the products: norms, softmax, residuals, copies" if target else ""
@@ -168,7 +172,7 @@ class _Comparison:
         if "transformers" in seconds:
             target = speedup_target(self.case, self.device) if self.device.type == "cuda" else None
             values = ratios(seconds["transformers"], seconds["ours"])
-            rows.append(make_row(TABLE, f"{label}: over transformers", values, target=target, detail=detail))
+            rows.append(make_row(TABLE, f"{label}: speed over transformers", values, target=target, detail=detail))
         rows.append(make_row(TABLE, f"{label}: ours", seconds["ours"], unit="seconds", better="lower", detail=detail))
         return rows + self._utilisation(what, seconds["ours"], label, detail)
 
@@ -232,7 +236,7 @@ def _attention_alone(
         attn, x = attn.to(device), x.to(device)
         passes = {"ours": _both_ways(attn, x, grid), "copies": _both_ways(by_copies, x, grid)}
         seconds = take_turns(passes, rounds=rounds, budget=2.0 if quick else 8.0, warmup=2, device=device)
-        name = f"attention {letter} alone, {where}, forward and backward: over fold by copies"
+        name = f"attention {letter} alone, {where}, forward and backward: speed over fold by copies"
         rows.append(
             make_row(
                 TABLE,
