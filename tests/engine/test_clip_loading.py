@@ -162,3 +162,15 @@ def test_a_hung_worker_does_not_keep_its_parent_from_ending():
     assert process.wait(timeout=60) == 5
     process.stdout.close()
     assert ends(worker, 5)
+
+
+def test_a_worker_has_one_thread_and_leaves_the_parents_alone():
+    """So workers x threads is the number of workers, whatever the training process computes with."""
+    process = run("""
+        torch.set_num_threads(3)
+        dataset = Videos({0: lambda: print("worker", torch.get_num_threads(), flush=True)})
+        next(read_clips(dataset, BATCHES, num_workers=1))
+        print("parent", torch.get_num_threads(), flush=True)
+    """)
+    output, _ = process.communicate(timeout=60)
+    assert output.split() == ["worker", "1", "parent", "3"]

@@ -278,11 +278,13 @@ def test_epoch_lines_where_there_is_no_terminal(direction, tmp_path, capsys):
     assert lines[3] == "weights: timesformer_test_patch8_32 from scratch, seed 0"
     assert lines[4] == "pixels: mean 0.45 0.45 0.45, std 0.225 0.225 0.225, channel order rgb"
     assert lines[5].startswith("auto: ")
-    assert lines[6] == "1 process, 8 clips an update = 1 x 1 micro-batches x 8"
-    assert lines[7].startswith("epoch   1  loss ")
-    assert "val pair" in lines[7]
-    assert lines[8].startswith("done in")
-    assert len(lines) == 9
+    assert lines[6] == "reading: by the training process itself"
+    assert lines[7] == "1 process, 8 clips an update = 1 x 1 micro-batches x 8"
+    assert lines[8].startswith("epoch   1  loss ")
+    assert "data wait" in lines[8]
+    assert "val pair" in lines[8]
+    assert lines[9].startswith("done in")
+    assert len(lines) == 10
 
 
 def test_disk_full_while_the_weights_are_written(direction, tmp_path, monkeypatch, capsys):

@@ -36,7 +36,7 @@ from ..engine.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_chec
 from ..engine.config import TrainConfig
 from ..engine.evaluation import evaluate
 from ..engine.metrics import Metrics, headline
-from ..engine.processes import join_processes
+from ..engine.processes import choose_workers, join_processes
 from ..engine.train import EVALUATION_BATCH
 from .json_files import read_json, write_json
 from .options import parse_options, read_options
@@ -194,7 +194,7 @@ def _score(config: TrainConfig, checkpoint: Checkpoint, split: str, condition: C
         protocol=recipe.protocol,
         # the shape of a batch has a say in the last bits, so it is that of training
         batch_size=config.evaluation.batch_size or min(EVALUATION_BATCH, config.batch_size),
-        num_workers=config.data.num_workers,
+        num_workers=choose_workers(config.data.num_workers),
         timeout=config.timeout,
     ).metrics
 

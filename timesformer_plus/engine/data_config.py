@@ -60,7 +60,9 @@ class DataConfig:
             mean and std are those of the weights unless model.args.pretrained_cfg_overlay states others.
         shards_at_once: Tar shards that training works through together, in random order; so each is read once an epoch,
             as a disk or a network likes it. 0 shuffles all videos of all shards.
-        num_workers: Processes that read videos ahead, in every training process; 0 reads in the training process.
+        num_workers: Processes that read videos ahead, for every training process, with one thread each; 0 reads in the
+            training process; null stands for its share of the cores less one, at most 16, beside a GPU, and for 0 on
+            the CPU.
         cache_dir: Folder in which decoded videos are kept, for all processes and later runs; null for none.
         cache_mb: Size that `cache_dir` may reach, in MB (10^6 bytes). A video that no longer fits, or whose frames take
             more than 256 MiB, is decoded each time.
@@ -92,7 +94,7 @@ class DataConfig:
     img_size: int | tuple[int, int] | None = None
     channel_order: ChannelOrder | None = None
     shards_at_once: int = 0
-    num_workers: int = 0
+    num_workers: int | None = None
     cache_dir: Path | None = None
     cache_mb: int = 0
 
@@ -114,7 +116,7 @@ class DataConfig:
             f"data.stride={self.stride} with data.sampling={self.sampling}: a stride is for sampling: stride",
         )
         require(self.shards_at_once >= 0, f"data.shards_at_once={self.shards_at_once} is negative")
-        require(self.num_workers >= 0, f"data.num_workers={self.num_workers} is negative")
+        require((self.num_workers or 0) >= 0, f"data.num_workers={self.num_workers} is negative")
         require(self.cache_mb >= 0, f"data.cache_mb={self.cache_mb} is negative")
         require(
             (self.cache_mb > 0) == (self.cache_dir is not None),

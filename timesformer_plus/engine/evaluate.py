@@ -26,7 +26,7 @@ from timesformer_plus.engine.evaluation import Evaluation, evaluate
 from timesformer_plus.engine.interrupt import exit_code, interrupts
 from timesformer_plus.engine.memory import MemoryShortageError
 from timesformer_plus.engine.option_names import OptionParser
-from timesformer_plus.engine.processes import join_processes, set_threads
+from timesformer_plus.engine.processes import choose_workers, join_processes, set_threads
 from timesformer_plus.engine.protocols import Average, Precision, Protocol
 from timesformer_plus.engine.published import MODEL_HELP, open_model
 from timesformer_plus.engine.reading_workers import WorkerError
@@ -66,7 +66,7 @@ def evaluate_checkpoint(
     average: Average | None = None,
     precision: Precision | None = None,
     batch_size: int = 16,
-    num_workers: int = 0,
+    num_workers: int | None = None,
     timeout: float = 1800.0,
     decoder: DecoderName = "auto",
     limits: Limits = USUAL_LIMITS,
@@ -101,7 +101,8 @@ def evaluate_checkpoint(
         average: What a video's views are averaged in: probabilities, or logits; null for that of training's evaluation.
         precision: What the model computes in: fp32, bf16 or fp16 (autocast) or fp64; null for what it did in training.
         batch_size: Greatest number of clips in a forward pass, in every process.
-        num_workers: Processes that read videos ahead, in every process.
+        num_workers: Processes that read videos ahead, for every process, with one thread each; null stands for its
+            share of the cores less one, at most 16, beside a GPU, and for 0 on the CPU.
         timeout: Seconds without progress of any process after which the evaluation ends with an error.
         decoder: Video reader.
         limits: What a file may ask of this machine.
@@ -172,7 +173,7 @@ def evaluate_checkpoint(
         dataset,
         recipe,
         batch_size,
-        num_workers=num_workers,
+        num_workers=choose_workers(num_workers),
         timeout=timeout,
         file=predictions,
     )

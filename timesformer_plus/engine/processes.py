@@ -1,4 +1,4 @@
-"""Which processes work together, and with how many threads each."""
+"""Which processes work together, and with how many threads and reading workers each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 Answer = TypeVar("Answer")
+
+# workers that None stands for, at most: more of them seldom help, and each holds batches
+MOST_WORKERS = 16
 
 
 def runs_on_cpu() -> bool:
@@ -64,8 +67,56 @@ def set_threads(threads: int) -> None:
     if threads:
         torch.set_num_threads(threads)
     elif "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(_own_cores())
+
+
+def choose_workers(num_workers: int | None) -> int:
+    """How many processes read videos ahead for this one.
+
+    Each decodes with one thread, so they are what makes use of many cores; and a frame decoded by several threads is
+    patched up differently every time where it is damaged.
+
+    Args:
+        num_workers: As many as are asked for; ``None`` for the cores of this process but one, at most 16, beside a GPU,
+            and 0 on the CPU, where computing takes all cores.
+    """
+    if num_workers is not None:
+        return num_workers
+    return 0 if runs_on_cpu() else max(1, min(MOST_WORKERS, _own_cores() - 1))
+
+
+def describe_reading(num_workers: int) -> str:
+    """Who reads the videos, and whether that is more than the cores of this machine bear; a line for people.
+
+    Args:
+        num_workers: Processes that read ahead for each one that trains.
+    """
+    if not num_workers:
+        return "reading: by the training process itself"
+    line = f"reading: {num_workers} worker{'' if num_workers == 1 else 's'} of one thread a process"
+    # beside a GPU a process is busy feeding it
+    computing = torch.get_num_threads() if runs_on_cpu() else 1
+    busy, cores = _local_processes() * (computing + num_workers), _cores()
+    if busy <= cores:
+        return line
+    return (
+        f"{line}; with {computing} computing thread{'' if computing == 1 else 's'} each these are {busy} threads on "
+        f"{cores} core{'' if cores == 1 else 's'}, which is slower than fewer: lower threads or data.num_workers"
+    )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _local_processes() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _own_cores() -> int:
+    """Its share of them, among the processes of this machine."""
+    return max(1, _cores() // _local_processes())
 
 
 def agreed(look: Callable[[], Answer]) -> Answer:

@@ -21,6 +21,7 @@ from timesformer_plus.engine.build_data import build_mixer, build_normalize
 from timesformer_plus.engine.clip_loading import read_clips
 from timesformer_plus.engine.display import Display
 from timesformer_plus.engine.parallel import network_of
+from timesformer_plus.engine.processes import choose_workers
 from timesformer_plus.engine.run import Run
 from timesformer_plus.engine.watch import Watch
 
@@ -121,7 +122,7 @@ class Trainer:
             self._batches = read_clips(
                 self.run.train_data,
                 self.run.batches,
-                num_workers=self.run.config.data.num_workers,
+                num_workers=choose_workers(self.run.config.data.num_workers),
                 pin_memory=self.run.accelerator.device.type == "cuda",
                 timeout=self.watch.reading_timeout,
             )

@@ -218,14 +218,15 @@ def _read_share(
 ) -> _Share:
     weight = next(model.parameters())
     share = _Share([], [], set(), {}, False)
-    for clips, failures in read_batches(dataset, keys, num_workers=num_workers, timeout=timeout):
+    pinned = weight.device.type == "cuda"
+    for clips, failures in read_batches(dataset, keys, num_workers=num_workers, pin_memory=pinned, timeout=timeout):
         if requested is not None and requested():
             return share._replace(stopped=True)
         for failure in failures:
             share.unread[failure.key[1:]] = failure.error
         if clips is not None:
             # parameters are float64 or float32; autocast is inside the model's forward where it is on
-            logits = model(normalize(clips.video.to(weight.device), weight.dtype))
+            logits = model(normalize(clips.video.to(weight.device, non_blocking=True), weight.dtype))
             # half precisions fit into float32, bit for bit
             share.logits.append(logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).cpu())
             indices: list[int] = clips.index.tolist()  # type: ignore[attr-defined]  # collated: one number a clip
