@@ -73,7 +73,7 @@ def cases_on_cpu(*, quick: bool, sizes: Sequence[str]) -> list[Case]:
     """The cases of a run without a GPU; all in single precision, one clip a pass."""
     cases = []
     for size in sizes:
-        budget = {"test": 1.0, "tiny": 9.0, "small": 12.0, "base": 35.0}[size] * (0.4 if quick else 1)
+        budget = {"test": 1.0, "tiny": 7.0, "small": 10.0, "base": 28.0}[size] * (0.4 if quick else 1)
         side = SIZES[size][1]
         for pattern in PATTERNS if size != "test" else FEW_PATTERNS:
             copies = size != "base" or pattern in FOLDED

@@ -105,7 +105,7 @@ class _Comparison:
             made["transformers"] = make_peer(ours)
         if self.case.copies:
             made["copies"] = make_copying(ours)
-        if "forward" in self.case.passes:
+        if "forward" in self.case.passes and self.case.rounds != 1:
             fused = make_fused(ours)
             if fused is not None:
                 made["fused"] = fused
@@ -235,7 +235,7 @@ def _attention_alone(
             raise ValueError(f"attention {letter!r} and the same one by copies differ by {difference:.1e}")
         attn, x = attn.to(device), x.to(device)
         passes = {"ours": _both_ways(attn, x, grid), "copies": _both_ways(by_copies, x, grid)}
-        seconds = take_turns(passes, rounds=rounds, budget=2.0 if quick else 8.0, warmup=2, device=device)
+        seconds = take_turns(passes, rounds=rounds, budget=2.0 if quick else 5.0, warmup=2, device=device)
         name = f"attention {letter} alone, {where}, forward and backward: speed over fold by copies"
         rows.append(
             make_row(

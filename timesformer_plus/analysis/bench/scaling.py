@@ -64,7 +64,7 @@ def measure(
         for what, shapes in (("frames", by_frames), ("side", by_side)):
             name = f"{size} {pattern}, time against {what}"
             progress(name)
-            rows.append(_growth(name, shapes, rounds, 3.0 if quick else 8.0, device))
+            rows.append(_growth(name, shapes, rounds, 3.0 if quick else 6.0, device))
     if not quick:
         rows += _memory(size, SIDE // unit, frames, progress, device)
     return rows
