@@ -36,7 +36,7 @@ def measure(
 
     Args:
         rounds: Unused: a peak is a single number.
-        quick: Whether to leave out all but patterns ``j`` and ``ts``.
+        quick: Whether to leave out all but pattern ``ts``.
         progress: Is told what goes on.
         sizes: Keys of ``SIZES``.
         device: Where to run.
@@ -54,7 +54,7 @@ def measure(
         patterns, batch = _ON_CPU[size]
         if device.type == "cuda":
             patterns, batch = ("s", "j", "ts", "twh", "lg"), 8
-        chosen = [p for p in patterns if not quick or p in ("j", "ts")]
+        chosen = [p for p in patterns if not quick or p == "ts"]
         dtypes = (torch.float32, torch.bfloat16) if device.type == "cuda" else (torch.float32,)
         contests += [(Shape(size, 8, SIZES[size][1], p), batch, dtype) for p in chosen for dtype in dtypes]
     jobs = [(who, *contest) for contest in contests for who in _who(contest[0])]

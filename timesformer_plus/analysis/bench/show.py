@@ -16,7 +16,8 @@ from .compare import Comparison
 from .rows import Row, is_reached
 
 _UNITS = {"ratio": "x", "percent": " %", "exponent": "", "seconds": " s", "MB": " MB"}
-_SHOWN = ("_s", "_mb", "clips_per_second")
+# endings of what is shown of a row's detail, the longest first, and their units
+_SHOWN = {"clips_per_second": " clips/s", "_clips_per_s": " clips/s", "_mb": " MB", "_s": " s"}
 
 
 class Line:
@@ -123,10 +124,10 @@ def _number(value: float) -> str:
 
 
 def _made_of(row: Row) -> str:
-    """Absolute medians; of a table within a row nothing."""
+    """Absolute medians among what a row was made of."""
     parts = []
     for key, value in row["detail"].items():
-        if isinstance(value, (int, float)) and key.endswith(_SHOWN):
-            unit = " s" if key.endswith("_s") else " MB" if key.endswith("_mb") else ""
-            parts.append(f"{key.removesuffix('_s').removesuffix('_mb').replace('_', ' ')} {_number(value)}{unit}")
+        if isinstance(value, (int, float)) and key.endswith(tuple(_SHOWN)):
+            ending = next(ending for ending in _SHOWN if key.endswith(ending))
+            parts.append(f"{key.removesuffix(ending).replace('_', ' ').strip()} {_number(value)}{_SHOWN[ending]}")
     return ", ".join(parts)
