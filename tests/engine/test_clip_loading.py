@@ -13,6 +13,7 @@ import torch
 
 from timesformer_plus.data.dataset import Clip
 from timesformer_plus.data.manifests import Manifest, Sample
+from timesformer_plus.engine import clip_loading
 from timesformer_plus.engine.clip_loading import read_batches, read_clips
 from timesformer_plus.engine.reading_workers import WorkerError
 
@@ -174,3 +175,19 @@ def test_a_worker_has_one_thread_and_leaves_the_parents_alone():
     """)
     output, _ = process.communicate(timeout=60)
     assert output.split() == ["worker", "1", "parent", "3"]
+
+
+def test_a_batch_from_a_worker_is_the_batch_read_here():
+    """Only the pixels come as a tensor in shared memory; the rest is made into tensors on arrival."""
+    for far, near in zip(read_clips(Videos(), BATCHES, num_workers=1), read_clips(Videos(), BATCHES), strict=True):
+        for name, value in near._asdict().items():
+            arrived = getattr(far, name)
+            assert type(arrived) is type(value), name
+            if isinstance(value, torch.Tensor):
+                assert (arrived.dtype, arrived.shape) == (value.dtype, value.shape), name
+                assert torch.equal(arrived, value), name
+                arrived[0] = arrived[0]  # writable, as it is when read here
+            else:
+                assert arrived == value, name
+    sent = clip_loading._collate_for_parent([Videos()[0, 0, 0], Videos()[0, 1, 0]])
+    assert sum(isinstance(value, torch.Tensor) for value in sent.clips) == 1

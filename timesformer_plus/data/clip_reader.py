@@ -191,8 +191,8 @@ class ClipReader:
         indices, short = self._choose(
             sample, len(whole.frames), lambda: whole.times or _seconds(self._open(sample)), clip, generator
         )
-        # a copy: the map is read-only, and a tensor is not
-        return ClipFrames(torch.from_numpy(np.array(whole.frames[indices])), indices, short)
+        # a list of places cuts out a copy: the map is read-only, and a tensor is not
+        return ClipFrames(torch.from_numpy(whole.frames[indices]), indices, short)
 
     def _choose(
         self,

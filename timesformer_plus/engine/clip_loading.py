@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from timesformer_plus.data.dataset import Clip
@@ -99,6 +100,26 @@ def _collate(outcomes: Sequence[Clip | Unread]) -> Batch:
     return Batch(default_collate(clips) if clips else None, unread)
 
 
+# what a collated clip has beside its pixels: a few numbers each
+_SMALL = ("target", "index", "view", "wanted", "short")
+
+
+def _collate_for_parent(outcomes: Sequence[Clip | Unread]) -> Batch:
+    """``_collate``, with arrays where small tensors would be, which each take a file and a connection to arrive by."""
+    batch = _collate(outcomes)
+    if batch.clips is None:
+        return batch
+    small = {name: getattr(batch.clips, name).numpy() for name in _SMALL}
+    return batch._replace(clips=batch.clips._replace(**small))
+
+
+def _arrived(batch: Batch) -> Batch:
+    if batch.clips is None:
+        return batch
+    small: dict[str, Any] = {name: torch.from_numpy(getattr(batch.clips, name)) for name in _SMALL}
+    return batch._replace(clips=batch.clips._replace(**small))
+
+
 def read_batches(
     dataset: Dataset[Clip],
     batches: Sampler[list[Key]],
@@ -144,7 +165,7 @@ class _ReadingAhead:
         self._loader: DataLoader[Clip | Unread] = DataLoader(
             _Outcomes(dataset, self._now),
             batch_sampler=_Calls(self._give),
-            collate_fn=_collate,
+            collate_fn=_collate_for_parent,
             num_workers=num_workers,
             pin_memory=pin_memory,
             timeout=PERIOD,
@@ -155,7 +176,7 @@ class _ReadingAhead:
         arriving, workers = start_workers(self._loader)
         while (batch := self._next(arriving, workers)) is not None:
             self._given.popleft()
-            yield batch
+            yield _arrived(batch)
 
     def _give(self) -> Iterator[list[Key]]:
         for keys in self._batches:
