@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.overrides import TorchFunctionMode
 
@@ -102,6 +103,38 @@ class CopiesOfQueries(TorchFunctionMode):
         if function is torch.nn.functional.scaled_dot_product_attention:
             self.shared += [part.untyped_storage().data_ptr() in self.projected for part in args[:3]]
         return result
+
+
+def test_whoever_waits_at_the_projection_is_called():
+    """A hook, a forward put on the instance, an adapter in its place: none is passed by for the sake of a view."""
+    grid = Grid(2, 2, 3)
+    layer, x = AxisAttention(16, "t", 2), torch.randn(2, grid.num_tokens, 16)
+    plain = layer(x, grid)
+    calls = []
+    hook = layer.qkv.register_forward_hook(lambda *_: calls.append("hook"))
+    torch.testing.assert_close(layer(x, grid), plain)
+    hook.remove()
+    forward = layer.qkv.forward
+
+    def other(x):
+        calls.append("forward")
+        return forward(x)
+
+    layer.qkv.forward = other
+    torch.testing.assert_close(layer(x, grid), plain)
+    del layer.qkv.forward
+
+    class Adapter(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    layer.qkv.__class__ = Adapter
+    adapted = layer(x, grid)
+    layer.qkv.__class__ = nn.Linear
+    assert calls == ["hook", "forward"]
+    with torch.no_grad():
+        layer.qkv.weight.mul_(2)
+    torch.testing.assert_close(adapted, layer(x, grid))
 
 
 @pytest.mark.parametrize("letter", LETTERS)

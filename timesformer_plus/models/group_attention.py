@@ -158,7 +158,7 @@ class GroupAttention(TimmAttention):  # type: ignore[misc]  # timm is untyped
         parts: tuple[Tensor, ...]
         if self.qkv is not None:
             bias = self._separate_bias()
-            if self._wants_parts() and type(self.qkv) is nn.Linear and not _has_hooks(self.qkv):
+            if self._wants_parts() and _is_plain(self.qkv):
                 parts = self._project_apart(x, self.qkv.weight, self.qkv.bias if bias is None else bias)
             else:
                 qkv: Tensor = self.qkv(x) if bias is None else F.linear(x, self.qkv.weight, bias)
@@ -265,11 +265,11 @@ def _apart(rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
     return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether somebody waits for a call of the module."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a call of the module is a product with its weight and no more: no adapter, no hook, no other forward."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    # accelerate's offloading puts a forward of its own on the instance
+    return type(module) is nn.Linear and not hooks and "forward" not in vars(module)
 
 
 def check_letters(letters: tuple[str, ...], num_heads: int, per_frame_prefix: bool) -> None:
