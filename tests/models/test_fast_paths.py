@@ -140,9 +140,13 @@ def test_timm_folds_with_its_own_word():
     torch.testing.assert_close(folded(x), wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 @pytest.mark.parametrize(
     ("pattern", "trained"),
-    [*((p, False) for p in sorted({*PATTERNS, *(p for p in SCHEMES.values() if "|" not in p)})), ("ts", True)],
+    [
+        *((p, False) for p in sorted({*PATTERNS, *(p for p in SCHEMES.values() if "|" not in p), "ts*2 | c s"})),
+        ("ts", True),
+    ],
 )
 def test_one_graph_serves_every_batch(pattern, trained):
     """No graph break, and no second compilation for another number of clips."""

@@ -240,24 +240,6 @@ class TestContract:
         assert f"blocks: {wanted}" in shown
 
 
-@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        *("ts", "t+s", "lg", "twh", "cs", "t&s", "s*2 | j*2", "ts*2 | c s"),  # every letter and every operator
-        *(pytest.param(pattern, marks=pytest.mark.slow) for pattern in ("s", "j", "st", "h&w")),
-    ],
-)
-def test_torch_compile_finds_one_graph(pattern: str) -> None:
-    torch.compiler.reset()
-    model = small(pattern=pattern).eval()
-    train_briefly(model)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        x = clip()
-        torch.testing.assert_close(compiled(x), model(x))
-
-
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")
 @pytest.mark.parametrize("pattern", ["s", "ts", "lg", "t&s", "s*2 | j*2"])
 def test_torch_export_with_any_batch(pattern: str) -> None:
