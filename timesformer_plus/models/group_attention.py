@@ -158,7 +158,7 @@ class GroupAttention(TimmAttention):  # type: ignore[misc]  # timm is untyped
         parts: tuple[Tensor, ...]
         if self.qkv is not None:
             bias = self._separate_bias()
-            if self._wants_parts() and _is_plain(self.qkv):
+            if self._wants_parts(x.shape[1] - grid.num_tokens) and _is_plain(self.qkv):
                 parts = self._project_apart(x, self.qkv.weight, self.qkv.bias if bias is None else bias)
             else:
                 qkv: Tensor = self.qkv(x) if bias is None else F.linear(x, self.qkv.weight, bias)
@@ -181,10 +181,11 @@ class GroupAttention(TimmAttention):  # type: ignore[misc]  # timm is untyped
                 q, k = (rotate(y, angles, half, x.shape[1] - grid.num_tokens) for y in (q, k))
         return q.type_as(v), k.type_as(v), v
 
-    def _wants_parts(self) -> bool:
-        """Whether rows are views only of queries, keys and values that lie apart."""
-        around = groups_around_tokens(self.letters[0])
-        return len(self.letters) == 1 and self.fused_attn and around is not None and bool(around[1])
+    def _wants_parts(self, num_prefix: int) -> bool:
+        """Whether rows are views only of queries, keys and values that lie apart; rows with prefix tokens never are."""
+        letter, around = self.letters[0], groups_around_tokens(self.letters[0])
+        gathers = around is None or (LETTERS[letter].prefix and num_prefix > 0)
+        return len(self.letters) == 1 and self.fused_attn and not gathers and bool(around and around[1])
 
     def _project_apart(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
         """Three products instead of one: places then lie as far apart as heads of a token do, and merge with them."""

@@ -252,9 +252,11 @@ class SpaceTime(Intermediates):
         Raises:
             ValueError: A clip of another shape than the model takes.
         """
-        reads_prefix = self.fused and self.global_pool == "token" and self.blocks[-1].ends_in_prefix
-        x, grid = self._embed(x)
-        logits: Tensor = self.forward_head(self.norm(self._run_blocks(x, grid, prefix_only=reads_prefix)[0]))
+        if self.fused and self.global_pool == "token" and self.blocks[-1].ends_in_prefix:
+            features: Tensor = self.norm(self._run_blocks(*self._embed(x), prefix_only=True)[0])
+        else:
+            features = self.forward_features(x)
+        logits: Tensor = self.forward_head(features)
         return logits
 
     def forward_features(self, x: Tensor) -> Tensor:
