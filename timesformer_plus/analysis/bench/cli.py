@@ -79,7 +79,7 @@ def run_tables(
 
     Args:
         tables: Of ``TABLES``; all if there are none.
-        quick: About 3 minutes rather than 35: the tiny model alone, few rounds.
+        quick: Minutes rather than an hour: the tiny model alone, few rounds.
         rounds: Timed rounds of a comparison, of which slow ones make fewer.
         threads: Threads to compute with.
         sizes: Of ``SIZES``.
@@ -185,7 +185,9 @@ def _parser() -> OptionParser:
     parser.add_argument(
         "tables", nargs="*", type=str, default=[], help=f"What to measure: {', '.join(TABLES)}; all if none."
     )
-    parser.add_argument("--quick", type=bool, default=False, help="The tiny model alone, few rounds: about 3 minutes.")
+    parser.add_argument(
+        "--quick", type=bool, default=False, help="The tiny model alone, few rounds: minutes, not an hour."
+    )
     parser.add_argument(
         "--rounds", type=int | None, default=None, help="Timed rounds of a comparison; slow ones make fewer."
     )
