@@ -28,6 +28,7 @@ MODEL_ORDER = [
     "kernels",
     "kernel_timing",
     "rows",
+    "recomputing",
     "group_attention",
     "layers",
     "embed",

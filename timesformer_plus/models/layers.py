@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .group_attention import GroupAttention, check_letters
 from .pattern import Step, format_block, parse_block
+from .recomputing import OUTPUTS, outputs_computed_again
 from .rows import add_to_patches
 from .tokens import LETTERS, Grid
 
@@ -219,7 +220,7 @@ class SpaceTimeBlock(nn.Module):
         self.ls2 = LayerScale(dim, init_values=init_values, **dd) if init_values else nn.Identity()
         self.drop_path2 = drop()
 
-    # parts whose activations are computed again in the backward pass: "attention", "mlp" or letters
+    # parts whose activations are computed again in the backward pass: "attention", "mlp", "norm", "act" or letters
     recomputed: frozenset[str] = frozenset()
 
     def forward(
@@ -257,8 +258,21 @@ class SpaceTimeBlock(nn.Module):
 
     def _run(self, names: tuple[str, ...], update: Callable[..., Tensor], *inputs: Any) -> Tensor:
         """Run a part of the block, whose activations are computed again instead of kept if one of its names says so."""
-        y: Tensor = update(*inputs) if self.recomputed.isdisjoint(names) else checkpoint(update, *inputs)
+        y: Tensor
+        if not self.recomputed.isdisjoint(names):
+            y = checkpoint(update, *inputs)
+        elif self.recomputed.isdisjoint(OUTPUTS) or torch.compiler.is_compiling():
+            y = update(*inputs)
+        else:
+            with outputs_computed_again(self._layers_computed_again()):
+                y = update(*inputs)
         return y
+
+    def _layers_computed_again(self) -> list[nn.Module]:
+        added = [cast(nn.ModuleDict, branch)["norm"] for branch in self.added.values()]
+        norms = [self.norm1, self.norm2, *added] if "norm" in self.recomputed else []
+        act = getattr(self.mlp, "act", None) if "act" in self.recomputed else None
+        return [*norms, act] if isinstance(act, nn.Module) else norms
 
     @property
     def ends_in_prefix(self) -> bool:

@@ -14,6 +14,7 @@ from .embed import TubeletEmbed, resize_space_embed, resize_time_embed
 from .group_attention import GroupAttention
 from .intermediates import Intermediates
 from .pattern import BlockPlan, Pattern, format_block, format_pattern
+from .recomputing import parts_to_compute_again
 from .rotary import rotary_1d
 from .rows import gather_rows, scatter_rows
 from .tokens import LETTERS, Grid, check_grid
@@ -222,23 +223,17 @@ class SpaceTime(Intermediates):
         Args:
             enable: True for whole blocks, as in timm, False for nothing; or which parts of the blocks, one or several
                 of ``"attention"``, ``"mlp"`` and the letters of attentions, such as ``("mlp", "j")``. An MLP keeps ten
-                numbers a token and channel for one that it is computed from, an attention seven or eight.
+                numbers a token and channel, an attention seven or eight, of which one is left. Of ``"norm"`` and
+                ``"act"`` only outputs are computed again, without matrix products: ``("norm", "act")`` spares five
+                numbers of an MLP and one of an attention.
 
         Raises:
             ValueError: A part that is none.
         """
-        parts: tuple[str, ...] = ()
-        if not isinstance(enable, bool):
-            parts = (enable,) if isinstance(enable, str) else tuple(enable)
-        unknown = [part for part in parts if part not in ("attention", "mlp", *LETTERS)]
-        if unknown:
-            raise ValueError(
-                f"grad_checkpointing of {unknown}: give true, false, or parts of blocks among attention, mlp, "
-                f"{', '.join(LETTERS)}"
-            )
+        parts = parts_to_compute_again(enable)
         self.grad_checkpointing = enable is True
         for block in self.blocks:
-            block.recomputed = frozenset(parts)
+            block.recomputed = parts
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify clips.

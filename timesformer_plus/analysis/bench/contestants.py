@@ -27,7 +27,7 @@ SIZES = {
 }
 """Size -> name of the model and side of its frames in pixels."""
 
-Who = Literal["ours", "ours_mlp", "transformers", "copies"]
+Who = Literal["ours", "ours_outputs", "ours_mlp", "transformers", "copies"]
 
 CLASSES = 400
 # of float32 logits, relative to the greatest
@@ -190,8 +190,10 @@ def build(who: Who, shape: Shape) -> nn.Module:
     ours = make_ours(shape)
     if who == "transformers":
         return make_peer(ours)
-    if who == "ours_mlp":  # its MLPs are computed again in the backward pass
-        ours.set_grad_checkpointing("mlp")
+    if who == "ours_outputs":
+        ours.set_grad_checkpointing(("norm", "act"))
+    if who == "ours_mlp":
+        ours.set_grad_checkpointing(("norm", "mlp"))
     return make_copying(ours) if who == "copies" else ours
 
 
