@@ -35,7 +35,7 @@ browser:
 		echo "no Chromium and no way to install it: tests of the page in a browser will be skipped"
 
 test: $(VENV)/.dev browser
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # On all cores, for one process runs at a time; BENCH takes tables and options: make bench BENCH="model --quick true"
 bench: $(VENV)/.dev

@@ -307,10 +307,10 @@ def killed_at_random(config, times, chance):
     return hits
 
 
-@pytest.mark.parametrize("times", [8, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [5, pytest.param(200, marks=pytest.mark.slow)])
 def test_kill_9_at_random_moments(times, eleven, tmp_path):
     # a checkpoint at every update: the writer is where a good part of the kills fall
-    config = full_run(tmp_path / "killed", eleven, epochs=40 if times < 100 else 2000)
+    config = full_run(tmp_path / "killed", eleven, epochs=25 if times < 100 else 2000)
     config = replace(config, checkpoint=CheckpointConfig(every=1, keep=2))
     assert killed_at_random(config, times, random.Random(0)) >= times // 2
     train(replace(config, overwrite=(config.output / "result.json").exists()))

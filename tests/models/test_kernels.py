@@ -35,14 +35,15 @@ def _no_wishes(monkeypatch):
 # --- equality
 
 
-def test_triton_in_its_interpreter():
+@pytest.mark.parametrize("cases", ["some", pytest.param("all", marks=pytest.mark.slow)])
+def test_triton_in_its_interpreter(cases):
     """In a process of its own: an interpreter would count for all later users of triton in this one."""
     pytest.importorskip("triton")
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "interpreted_short_attention.py"],
         cwd=Path(__file__).parent,
-        env={**own, "TRITON_INTERPRET": "1"},
+        env={**own, "TRITON_INTERPRET": "1", "SHORT_ATTENTION_CASES": cases},
         capture_output=True,
         text=True,
     )
