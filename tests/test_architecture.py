@@ -36,6 +36,7 @@ MODEL_ORDER = [
     "rotary_3d",
     "attentive_pool",
     "intermediates",
+    "block_loop",
     "space_time",
     "adopted_blocks",
     "key_tables",
