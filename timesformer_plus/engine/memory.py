@@ -35,7 +35,7 @@ def explain_out_of_memory(
     batch_size: int,
     accumulate: int,
     world_size: int,
-    grad_checkpointing: bool,
+    grad_checkpointing: bool | tuple[str, ...],
     pairs: bool = False,
 ) -> str | None:
     """Say what can be changed so that a training fits, and what that does to its numbers.
@@ -45,7 +45,7 @@ def explain_out_of_memory(
         batch_size: Clips an update, over all processes.
         accumulate: Forward and backward passes an update.
         world_size: Number of processes.
-        grad_checkpointing: Whether activations are computed again already.
+        grad_checkpointing: Whether activations are computed again already, all or of some parts.
         pairs: Whether neighbours are mixed and have to stay together.
 
     Returns:
@@ -62,7 +62,7 @@ def explain_out_of_memory(
     if larger is not None:
         clips = batch_size // (larger * world_size)
         ways.append(f"accumulate={larger} (passes of {clips} clips; the global batch stays {batch_size})")
-    if not grad_checkpointing:
+    if grad_checkpointing is not True:
         ways.append("grad_checkpointing=true (the same numbers, about a third more time)")
     if world_size == 1 or larger is None:
         ways.append(f"more processes on more GPUs (the global batch stays {batch_size})")
@@ -86,7 +86,12 @@ def _next_accumulate(batch_size: int, accumulate: int, world_size: int, *, multi
 
 @contextlib.contextmanager
 def memory_advice(
-    *, batch_size: int, accumulate: int, world_size: int, grad_checkpointing: bool, pairs: bool = False
+    *,
+    batch_size: int,
+    accumulate: int,
+    world_size: int,
+    grad_checkpointing: bool | tuple[str, ...],
+    pairs: bool = False,
 ) -> Iterator[None]:
     """Turn running out of memory within the block into advice; see ``explain_out_of_memory`` for the arguments.
 

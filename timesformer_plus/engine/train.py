@@ -80,7 +80,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             batch_size=config.batch_size,
             accumulate=config.accumulate,
             world_size=accelerator.num_processes,
-            grad_checkpointing=bool(config.grad_checkpointing),
+            grad_checkpointing=config.grad_checkpointing,
             pairs=mixes(config),
         )
         stack.enter_context(advice())
