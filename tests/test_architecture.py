@@ -136,27 +136,36 @@ def test_models_import_little_beyond_torch_timm_and_einops() -> None:
         outside = {n.split(".")[0] for n in imports(path)} - set(sys.stdlib_module_names) - {"timesformer_plus"}
         triton = {"triton"} if path.stem == "short_attention_triton" else set()
         assert outside <= {"torch", "timm", "einops", "numpy", "safetensors"} | triton, f"{path.name} imports {outside}"
-    assert not loaded_whole("import timesformer_plus") & {"timesformer_plus.models.short_attention_triton"}
 
 
-def loaded_whole(statement: str) -> set[str]:
-    script = f"import json, sys; {statement}; print(json.dumps(sorted(sys.modules)))"
+IMPORTED = ("timm", "timesformer_plus", "timesformer_plus.data.dataset, timesformer_plus.data.motion")
+
+
+@pytest.fixture(scope="module")
+def loaded() -> list[set[str]]:
+    """The modules there are after each import of ``IMPORTED``, one after the other in a new process."""
+    steps = [f"import {names}; print(json.dumps(sorted(sys.modules)))" for names in IMPORTED]
+    script = "; ".join(["import json, sys", *steps])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout))
+    return [set(json.loads(line)) for line in done.stdout.splitlines()]
 
 
-def loaded_by(statement: str) -> set[str]:
-    return {name.split(".")[0] for name in loaded_whole(statement)}
+def added(before: set[str], after: set[str]) -> set[str]:
+    """Packages of which something has been loaded, and nothing before."""
+    return {name.split(".")[0] for name in after} - {name.split(".")[0] for name in before}
 
 
-def test_importing_the_package_loads_little_beyond_timm() -> None:
-    more = loaded_by("import timesformer_plus") - loaded_by("import timm")
-    assert not more & set(HEAVY), f"importing the package loads {more & set(HEAVY)}"
+def test_importing_the_package_loads_little_beyond_timm(loaded: list[set[str]]) -> None:
+    timm, package, _ = loaded
+    assert not added(timm, package) & set(HEAVY), f"importing the package loads {added(timm, package) & set(HEAVY)}"
+    assert "timesformer_plus.models.kernels" in package
+    assert "timesformer_plus.models.short_attention_triton" not in package
 
 
-def test_importing_data_loads_no_decoder() -> None:
-    more = loaded_by("import timesformer_plus.data.dataset, timesformer_plus.data.motion") - loaded_by("import timm")
-    assert not more & {"av", "decord", "torchcodec", "pytorchvideo", "sklearn", "plotly"}
+def test_importing_data_loads_no_decoder(loaded: list[set[str]]) -> None:
+    timm, _, data = loaded
+    assert "timesformer_plus.data.dataset" in data
+    assert not added(timm, data) & {"av", "decord", "torchcodec", "pytorchvideo", "sklearn", "plotly"}
 
 
 def imports_of_a_tool(path: Path) -> set[str]:

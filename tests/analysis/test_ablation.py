@@ -353,7 +353,7 @@ RUNNER = """
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupt_stops_the_trainings_and_keeps_what_is_finished(make_sweep, run, tmp_path, number):
     options = {"done": {}, "a": {"fake.sleep": 60}, "b": {"fake.sleep": 60}, "later": {}}
     sweep = make_sweep(options, seeds=(0,), jobs=2)

@@ -79,7 +79,7 @@ def unfinished(run, *, step=2, total=0.1):
     (run.folder / "status.json").write_text(json.dumps({"status": "running", "step": step}))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_numbers(make_sweep, run, number):
     variants = {"a": STEPS, "b": {**STEPS, "fake.pause": 4}, "c": {**STEPS, "fake.pause": 3}}
     sweep = make_sweep(variants, seeds=(0,), jobs=2)

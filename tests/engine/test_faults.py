@@ -74,7 +74,7 @@ def await_end(numbers, seconds=30):
 # to whom the signal goes: the launcher, one process
 SIGNALLED = [
     pytest.param(signal.SIGTERM, "launcher"),
-    pytest.param(signal.SIGTERM, 1),
+    pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
     pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow),
     pytest.param(signal.SIGINT, "launcher", marks=pytest.mark.slow),
     pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),

@@ -134,7 +134,9 @@ def uninterrupted_two(eleven, tmp_path_factory):
     return config
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+# three runs of two processes; test_sharded has the same for shards, test_faults the signal and what it leaves
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_two_processes_stop_together_and_go_on_bitwise(rank, uninterrupted_two, tmp_path, monkeypatch):
     whole = uninterrupted_two
     config = replace(whole, output=tmp_path / "run", data=replace(whole.data, num_workers=rank))

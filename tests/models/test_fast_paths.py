@@ -168,13 +168,15 @@ def test_one_graph_serves_every_batch(pattern, trained):
     assert len(graphs) == 1
 
 
-def test_compiled_for_the_cpu_it_trains_alike():
-    """Through the real code generator, forward and backward."""
+# the real code generator takes a minute
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_for_the_cpu_it_trains_alike(backend):
+    """Forward and backward."""
     torch.compiler.reset()
     model = build("ts", depth=1)
     x = clips()
     wanted = gradients(model, x)
-    model.compile(fullgraph=True)
+    model.compile(fullgraph=True, backend=backend)
     assert_same_gradients(gradients(model, x), wanted, rtol=1e-3, atol=1e-4)
 
 

@@ -308,7 +308,8 @@ def key_table(name: str) -> int:
     return len(added)
 
 
-@pytest.mark.parametrize("share", range(SHARES))
+# every third of the shares has models of all families
+@pytest.mark.parametrize("share", [pytest.param(i, marks=pytest.mark.slow if i % 3 else ()) for i in range(SHARES)])
 def test_every_name_closes_its_key_table(share: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every image key is used, every video key explained, or the name is refused, with the reason."""
     # two thirds of the time would go into drawing numbers that the meta device does not keep

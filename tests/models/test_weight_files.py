@@ -246,7 +246,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, total)
 """
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "zip"])
+@pytest.mark.parametrize("kind", ["safetensors", pytest.param("zip", marks=pytest.mark.slow)])
 def test_no_second_copy_is_made(kind: str, tmp_path: Path) -> None:
     """48 MB of tensors raise the peak by no more than themselves and a little."""
     large = {f"{i}": torch.ones(1000, 1500) for i in range(8)}
