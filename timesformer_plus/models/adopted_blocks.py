@@ -7,7 +7,7 @@ values, norms, MLPs and whatever else timm built stay. What a space-time block h
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import Attention, AttentionRope, PatchEmbed, trunc_normal_
@@ -62,6 +62,9 @@ class ResPostSpaceTimeBlock(SpaceTimeBlock, ResPostBlock):  # type: ignore[misc]
     def _mlp_update(self, x: Tensor) -> Tensor:
         update: Tensor = self.drop_path2(self.norm2(self.mlp(x)))
         return update
+
+    def _norms_before_products(self) -> list[nn.Module]:
+        return [cast(nn.ModuleDict, branch)["norm"] for branch in self.added.values()]
 
 
 class EvaPostNormSpaceTimeBlock(ResPostSpaceTimeBlock, EvaBlockPostNorm):  # type: ignore[misc]  # timm is untyped

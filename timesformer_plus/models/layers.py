@@ -268,9 +268,12 @@ class SpaceTimeBlock(nn.Module):
                 y = update(*inputs)
         return y
 
+    def _norms_before_products(self) -> list[nn.Module]:
+        """Norms of which only Linear layers read the output, and keep it."""
+        return [self.norm1, self.norm2, *(cast(nn.ModuleDict, branch)["norm"] for branch in self.added.values())]
+
     def _layers_computed_again(self) -> list[nn.Module]:
-        added = [cast(nn.ModuleDict, branch)["norm"] for branch in self.added.values()]
-        norms = [self.norm1, self.norm2, *added] if "norm" in self.recomputed else []
+        norms = self._norms_before_products() if "norm" in self.recomputed else []
         act = getattr(self.mlp, "act", None) if "act" in self.recomputed else None
         return [*norms, act] if isinstance(act, nn.Module) else norms
 

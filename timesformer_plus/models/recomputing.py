@@ -90,7 +90,7 @@ def outputs_computed_again(layers: Sequence[nn.Module]) -> Iterator[None]:
     decides for itself what to compute again.
 
     Args:
-        layers: Norms and activation functions, each of one tensor.
+        layers: Norms and activation functions, each of one tensor, whose outputs go into Linear layers alone.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         yield
