@@ -170,10 +170,10 @@ def test_one_graph_serves_every_batch(pattern, trained):
 
 # the real code generator takes a minute
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_for_the_cpu_it_trains_alike(backend):
+def test_compiled_it_trains_alike(backend):
     """Forward and backward."""
     torch.compiler.reset()
-    model = build("ts", depth=1)
+    model = build("ts lg", depth=2)
     x = clips()
     wanted = gradients(model, x)
     model.compile(fullgraph=True, backend=backend)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 
 import pytest
 import timm
@@ -146,6 +148,13 @@ def test_outputs_computed_again_are_kept_no_longer(autocast, of_norms):
             assert (whole - kept_bytes(model, x)) / unit == pytest.approx(numbers, rel=0.01)
 
 
+def test_an_activation_that_keeps_its_output_keeps_no_more():
+    model, x = build("ts", act_layer="relu"), clips()
+    whole = kept_bytes(model, x)
+    model.set_grad_checkpointing("act")
+    assert kept_bytes(model, x) == whole
+
+
 class Counting(nn.LayerNorm):
     calls = 0
 
@@ -170,19 +179,74 @@ def test_what_several_layers_read_is_computed_again_once():
     assert torch.equal(torch.autograd.grad(plain.sum(), x)[0], first)
 
 
-@pytest.mark.parametrize("layer", [nn.RReLU(), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Identity()])
-def test_a_layer_that_may_compute_something_else_is_left_alone(layer):
+@pytest.mark.parametrize(
+    "layer", [nn.RReLU(), nn.Dropout(), nn.BatchNorm1d(8), nn.ReLU(), nn.ReLU(inplace=True), nn.Identity(), nn.Tanh()]
+)
+def test_a_layer_that_may_compute_something_else_or_keeps_its_output_is_left_alone(layer):
     linear, x = nn.Linear(8, 8), torch.randn(4, 8, requires_grad=True)
     grads = []
+    layer.train()
     for layers in ([], [layer]):
         torch.manual_seed(0)
-        layer.train()
+        calls = []
+        handle = layer.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         with outputs_computed_again(layers):
             y = linear(layer(x * 2)).square().sum()
         grads.append(torch.autograd.grad(y, x)[0])
+        handle.remove()
+        assert len(calls) == 1
     assert torch.equal(*grads)
-    if isinstance(layer, nn.BatchNorm1d):
-        assert layer.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("changed", ["input", "weight", "kept"])
+def test_what_is_changed_before_the_backward_pass_is_an_error_as_without(changed):
+    norm, linear = nn.LayerNorm(8), nn.Linear(8, 8)
+    for layers in ([], [norm]):
+        x = torch.randn(4, 8, requires_grad=True) * 2
+        with outputs_computed_again(layers):
+            y = linear(norm(x)).sum()
+        with torch.no_grad():
+            {"input": x, "weight": norm.weight, "kept": linear.weight}[changed].add_(1)
+        with pytest.raises(RuntimeError, match="that the backward pass needs was changed in place"):
+            y.backward()
+
+
+def test_an_output_that_is_changed_in_place_is_kept():
+    norm, linear, x = nn.LayerNorm(8), nn.Linear(8, 8), torch.randn(4, 8, requires_grad=True)
+    grads = []
+    for layers in ([], [norm]):
+        linear.zero_grad()
+        with outputs_computed_again(layers):
+            y = linear(norm(x * 2).add_(1)).sum()
+        y.backward()
+        grads.append(linear.weight.grad.clone())
+    assert torch.equal(*grads)
+
+
+def test_a_forward_pass_without_a_backward_pass_leaves_nothing_behind():
+    """Outputs that are kept by their own layer, as of softmax, must not hold themselves."""
+    norm, linear = nn.LayerNorm(8), nn.Linear(8, 8)
+
+    class Witness(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, alive):
+            ctx.alive = alive
+            return x.clone()
+
+        @staticmethod
+        def backward(_, grad):
+            return grad, None
+
+    class Alive:
+        pass
+
+    alive = Alive()
+    gone = weakref.ref(alive)
+    with outputs_computed_again([norm]):
+        y = linear(norm(Witness.apply(torch.randn(4, 8, requires_grad=True), alive))).softmax(-1).relu()
+    del alive, y
+    gc.collect()
+    assert gone() is None
 
 
 def test_no_hook_stays_behind():

@@ -213,8 +213,8 @@ class TrainConfig:
             or regular expressions that match the names of parameters from the start; empty for everything.
         grad_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory, about a
             third more time, the same numbers. Or only those of some parts of the blocks, for less of both: a list of
-            attention, mlp and letters of attentions, such as [mlp, j]; [norm, act], outputs of norms and activation
-            functions alone, takes next to no time.
+            attention, mlp and letters of attentions, such as [mlp, j]; [norm, act] is outputs of norms and activation
+            functions alone, no matrix product, and changes nothing where compile is set.
         compile: Mode of torch.compile; null for none.
         precision: fp32, or bf16 / fp16 autocast; fp64 is for checking numbers.
         clip_grad: Greatest norm of the gradient, over all parameters; null for no clipping.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .tokens import LETTERS
 
-__all__ = ["OUTPUTS", "Recipe", "outputs_computed_again", "parts_to_compute_again"]
+__all__ = ["OUTPUTS", "Kept", "Recipe", "outputs_computed_again", "parts_to_compute_again"]
 
 OUTPUTS = ("norm", "act")
 """Parts of which outputs alone are computed again: the blocks' norms, and the activation functions of their MLPs."""
@@ -53,31 +53,58 @@ class Recipe:
 
     Attributes:
         layer: Computes the same whenever it is called with the same tensor.
-        x: What it was called with; kept for its own backward pass anyway.
-        version: Of ``x``, which nothing may have changed since.
+        x: What it was called with, which it keeps for its own backward pass.
         dtype: Of the output, a lower one where mixed precision has the next layer round it.
         autocast: Whether mixed precision was on, and its type.
         waiting: How many have still to ask for the output, which is kept between the first of them and the last.
     """
 
     layer: nn.Module
-    x: Tensor
-    version: int
+    x: Kept
     dtype: torch.dtype
     autocast: tuple[bool, torch.dtype]
     waiting: int = 0
     again: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        self.weights = [Kept(weight) for weight in self.layer.parameters()]
+
     def output(self) -> Tensor:
-        """Compute the output again, or hand out what was computed for another."""
-        assert self.x._version == self.version, "a layer's input was changed in place before its backward pass"
-        y, enabled, dtype = self.again, *self.autocast
+        """Compute the output again, or hand out what was computed for another.
+
+        Raises:
+            RuntimeError: The layer's input or weights have been changed since.
+        """
+        x, y, (enabled, dtype) = self.x.unchanged(), self.again, self.autocast
+        for weight in self.weights:
+            weight.unchanged()
         if y is None:
-            with torch.no_grad(), torch.autocast(self.x.device.type, dtype, enabled=enabled):
-                y = self.layer(self.x).to(self.dtype)
+            with torch.no_grad(), torch.autocast(x.device.type, dtype, enabled=enabled):
+                y = self.layer(x).to(self.dtype)
         self.waiting -= 1
         self.again = y if self.waiting > 0 else None
         return y
+
+
+class Kept:
+    """A tensor as it is now; autograd leaves it to its hooks to see that nobody changes it."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x.detach()  # with its node it would hold itself, where it is an output that its own layer keeps
+        self.version = x._version
+
+    def unchanged(self) -> Tensor:
+        """Hand the tensor out.
+
+        Raises:
+            RuntimeError: It has been changed in place.
+        """
+        if self.x._version != self.version:
+            raise RuntimeError(
+                f"a tensor {tuple(self.x.shape)} that the backward pass needs was changed in place after the forward "
+                "pass; change a copy, or call backward first"
+            )
+        return self.x
 
 
 @contextlib.contextmanager
@@ -85,37 +112,40 @@ def outputs_computed_again(layers: Sequence[nn.Module]) -> Iterator[None]:
     """Let the backward pass compute outputs of layers again that others, called within, would keep.
 
     Values are those of the forward pass, bit for bit. Under mixed precision an output is rounded here, once, as the
-    Linear layers behind it would each do for themselves. A layer is left alone if a second call may give something
-    else, since it draws or counts or works in place; all are where no gradient is wanted, and under a compiler, which
-    decides for itself what to compute again.
+    Linear layers behind it would each do for themselves. A layer is left alone where a second call may give something
+    else (it draws, counts or works in place) and where it keeps its output itself, as ReLU does; all are where no
+    gradient is wanted. Not for a compiler to trace, which decides for itself what to compute again. Hooks on what
+    autograd keeps that were set outside, such as ``save_on_cpu``, see nothing of what is called within.
 
     Args:
         layers: Norms and activation functions, each of one tensor, whose outputs go into Linear layers alone.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
         yield
         return
-    made: dict[int, tuple[Tensor, Recipe]] = {}  # by address; the output is held so that nothing else can lie there
+    seen: set[int] = set()  # addresses of what is kept
+    made: dict[int, tuple[Kept, Recipe]] = {}  # by address; an output is held so that nothing else can lie there
 
     def note(layer: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor:
         (x,) = inputs
-        device = x.device.type
-        autocast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        is_free = _address(x) in seen and _address(y) not in seen and y.is_contiguous() and y.storage_offset() == 0
+        autocast = (torch.is_autocast_enabled(x.device.type), torch.get_autocast_dtype(x.device.type))
         if autocast[0] and y.dtype == torch.float32:
             y = y.to(autocast[1])  # otherwise what is kept is a copy that nothing here knows
-        if y.data_ptr() != x.data_ptr() and y.is_contiguous() and y.storage_offset() == 0:
-            made[y.data_ptr()] = (y, Recipe(layer, x.detach(), x._version, y.dtype, autocast))
+        if is_free:
+            made[_address(y)] = Kept(y), Recipe(layer, Kept(x), y.dtype, autocast)
         return y
 
-    def pack(kept: Tensor) -> Tensor | tuple[Recipe, Any]:
-        known = made.get(kept.untyped_storage().data_ptr())
-        if known is None or known[0].dtype != kept.dtype or kept._version != known[0]._version:
-            return kept
-        known[1].waiting += 1
-        return known[1], (kept.shape, kept.stride(), kept.storage_offset())
+    def pack(x: Tensor) -> Kept | tuple[Recipe, Any]:
+        output, recipe = made.get(_address(x), (None, None))
+        if output is None or recipe is None or x._version != output.version or x.dtype != recipe.dtype:
+            seen.add(_address(x))
+            return Kept(x)
+        recipe.waiting += 1
+        return recipe, (x.shape, x.stride(), x.storage_offset())
 
-    def unpack(kept: Tensor | tuple[Recipe, Any]) -> Tensor:
-        return kept if isinstance(kept, Tensor) else kept[0].output().as_strided(*kept[1])
+    def unpack(kept: Kept | tuple[Recipe, Any]) -> Tensor:
+        return kept.unchanged() if isinstance(kept, Kept) else kept[0].output().as_strided(*kept[1])
 
     hooks = [layer.register_forward_hook(note) for layer in layers if _computes_the_same(layer)]
     try:
@@ -127,7 +157,11 @@ def outputs_computed_again(layers: Sequence[nn.Module]) -> Iterator[None]:
             hook.remove()
 
 
+def _address(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
 def _computes_the_same(layer: nn.Module) -> bool:
-    """Whether a second call gives what the first gave and leaves nothing behind."""
+    """Whether a second call gives what the first gave and leaves nothing behind, as far as the layer shows."""
     has_parts = any(True for _ in layer.children()) or any(True for _ in layer.buffers())
-    return not has_parts and not isinstance(layer, nn.RReLU | nn.Identity)
+    return not has_parts and not isinstance(layer, nn.RReLU | nn.modules.dropout._DropoutNd)
