@@ -223,7 +223,10 @@ def case_networks(_):
     frozen.head.requires_grad_(True)
     checkpointing = tiny_network()
     checkpointing.set_grad_checkpointing(True)
-    return {"frozen": train(begin(network=frozen), 0, 2), "checkpointing": train(begin(network=checkpointing), 0, 2)}
+    outputs = tiny_network()
+    outputs.set_grad_checkpointing(("norm", "act"))
+    networks = {"frozen": frozen, "checkpointing": checkpointing, "outputs": outputs}
+    return {name: train(begin(network=network), 0, 2) for name, network in networks.items()}
 
 
 def case_half(_):
