@@ -134,7 +134,7 @@ def uninterrupted_two(eleven, tmp_path_factory):
     return config
 
 
-# three runs of two processes; test_sharded has the same for shards, test_faults the signal and what it leaves
+# three runs of two processes; the suite has a bitwise going on of two in test_sharded, a signal to two in test_faults
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_two_processes_stop_together_and_go_on_bitwise(rank, uninterrupted_two, tmp_path, monkeypatch):

@@ -308,7 +308,7 @@ def key_table(name: str) -> int:
     return len(added)
 
 
-# every third of the shares has models of all families
+# of timm's names every third; all of them take half a minute more
 @pytest.mark.parametrize("share", [pytest.param(i, marks=pytest.mark.slow if i % 3 else ()) for i in range(SHARES)])
 def test_every_name_closes_its_key_table(share: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every image key is used, every video key explained, or the name is refused, with the reason."""

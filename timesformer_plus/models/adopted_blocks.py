@@ -7,7 +7,7 @@ values, norms, MLPs and whatever else timm built stay. What a space-time block h
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 import torch
 from timm.layers import Attention, AttentionRope, PatchEmbed, trunc_normal_
@@ -55,6 +55,8 @@ class ResPostSpaceTimeBlock(SpaceTimeBlock, ResPostBlock):  # type: ignore[misc]
     no useful gradient.
     """
 
+    _normalises_tokens = False
+
     def _primary_update(self, x: Tensor, grid: Grid, how: dict[str, Any]) -> Tensor:
         update: Tensor = self.drop_path1(self.norm1(self.attn(x, grid, **how)))
         return update
@@ -62,9 +64,6 @@ class ResPostSpaceTimeBlock(SpaceTimeBlock, ResPostBlock):  # type: ignore[misc]
     def _mlp_update(self, x: Tensor) -> Tensor:
         update: Tensor = self.drop_path2(self.norm2(self.mlp(x)))
         return update
-
-    def _norms_before_products(self) -> list[nn.Module]:
-        return [cast(nn.ModuleDict, branch)["norm"] for branch in self.added.values()]
 
 
 class EvaPostNormSpaceTimeBlock(ResPostSpaceTimeBlock, EvaBlockPostNorm):  # type: ignore[misc]  # timm is untyped

@@ -268,12 +268,14 @@ class SpaceTimeBlock(nn.Module):
                 y = update(*inputs)
         return y
 
-    def _norms_before_products(self) -> list[nn.Module]:
-        """Norms of which only Linear layers read the output, and keep it."""
-        return [self.norm1, self.norm2, *(cast(nn.ModuleDict, branch)["norm"] for branch in self.added.values())]
+    # whether norm1 and norm2 have their outputs read, and kept, by Linear layers alone
+    _normalises_tokens = True
 
     def _layers_computed_again(self) -> list[nn.Module]:
-        norms = self._norms_before_products() if "norm" in self.recomputed else []
+        norms: list[nn.Module] = []
+        if "norm" in self.recomputed:
+            norms = [cast(nn.ModuleDict, branch)["norm"] for branch in self.added.values()]
+            norms += [self.norm1, self.norm2] if self._normalises_tokens else []
         act = getattr(self.mlp, "act", None) if "act" in self.recomputed else None
         return [*norms, act] if isinstance(act, nn.Module) else norms
 

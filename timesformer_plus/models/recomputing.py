@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .tokens import LETTERS
 
-__all__ = ["OUTPUTS", "Kept", "Recipe", "outputs_computed_again", "parts_to_compute_again"]
+__all__ = ["OUTPUTS", "outputs_computed_again", "parts_to_compute_again"]
 
 OUTPUTS = ("norm", "act")
 """Parts of which outputs alone are computed again: the blocks' norms, and the activation functions of their MLPs."""
@@ -128,12 +128,13 @@ def outputs_computed_again(layers: Sequence[nn.Module]) -> Iterator[None]:
 
     def note(layer: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor:
         (x,) = inputs
-        is_free = _address(x) in seen and _address(y) not in seen and y.is_contiguous() and y.storage_offset() == 0
+        keeps_input_alone = _address(x) in seen and _address(y) not in seen
+        if not keeps_input_alone or not y.is_contiguous() or y.storage_offset():
+            return y
         autocast = (torch.is_autocast_enabled(x.device.type), torch.get_autocast_dtype(x.device.type))
         if autocast[0] and y.dtype == torch.float32:
             y = y.to(autocast[1])  # otherwise what is kept is a copy that nothing here knows
-        if is_free:
-            made[_address(y)] = Kept(y), Recipe(layer, Kept(x), y.dtype, autocast)
+        made[_address(y)] = Kept(y), Recipe(layer, Kept(x), y.dtype, autocast)
         return y
 
     def pack(x: Tensor) -> Kept | tuple[Recipe, Any]:
